@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// FormatVersion is the version of an archive's layout that this build writes,
+// and the only one that it reads.
+const FormatVersion = 1
+
+// What can be wrong with a bucket that is to be an archive.
+var (
+	ErrNoArchive = errors.New("no archive here: is it the right place, is the disk mounted? (strandline init makes a new archive)")
+	ErrOtherLog  = errors.New("the archive of another log")
+	ErrFormat    = errors.New("an archive of a format version that this build does not read")
+)
+
+// Archive reads a log's objects from a bucket. Its methods may be called from
+// several goroutines at once. Reads are tried again for half a minute when the
+// bucket does not answer.
+type Archive struct {
+	bucket Bucket
+	logID  eventlog.ID
+
+	mu       sync.Mutex          // guards what follows
+	spans    spans               // where seqs lie, as far as read
+	foreign  map[string]struct{} // keys under our prefixes that are not ours, at most maxForeign
+	expected uint64              // an ordinal known to have been archived; 0 for none
+}
+
+// readLimit is how long a read is tried again.
+const readLimit = 30 * time.Second
+
+// manifest is the content of strandline.json.
+type manifest struct {
+	LogID   eventlog.ID `json:"log_id"`
+	Format  int         `json:"format"`
+	Created time.Time   `json:"created"`
+}
+
+const maxManifest = 64 << 10
+
+// Init makes bucket the archive of the log logID by putting strandline.json.
+// That it is that already is success, so Init may be repeated after a crash;
+// another log's archive is ErrOtherLog and stays untouched. Init tries until
+// ctx ends.
+func Init(ctx context.Context, bucket Bucket, logID eventlog.ID, now time.Time) error {
+	text, err := json.MarshalIndent(manifest{LogID: logID, Format: FormatVersion, Created: now.UTC()}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("init %v: %w", bucket, err)
+	}
+	err = PutEqual(ctx, bucket, ManifestKey, BytesBody(append(text, '\n')))
+	if !errors.Is(err, ErrDifferent) {
+		return err
+	}
+	found, err := readManifest(ctx, bucket)
+	if err != nil {
+		return err
+	}
+	if found.LogID != logID {
+		return fmt.Errorf("init %v: %w: %v, created %v; choose another prefix or directory",
+			bucket, ErrOtherLog, found.LogID, found.Created.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Open finds out whose archive bucket is. A bucket without one is ErrNoArchive,
+// one of a later version ErrFormat.
+func Open(ctx context.Context, bucket Bucket) (*Archive, error) {
+	found, err := readManifest(ctx, bucket)
+	if err != nil {
+		return nil, err
+	}
+	return At(bucket, found.LogID), nil
+}
+
+// At returns the archive of the log logID in bucket without asking the bucket,
+// for a server that knows its log and starts while the bucket is away. Every
+// object that is read must name logID.
+func At(bucket Bucket, logID eventlog.ID) *Archive {
+	return &Archive{bucket: bucket, logID: logID, foreign: map[string]struct{}{}}
+}
+
+func readManifest(ctx context.Context, bucket Bucket) (*manifest, error) {
+	text, err := readAll(ctx, bucket, ManifestKey, 0, maxManifest)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("open %v: %w", bucket, ErrNoArchive)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %v: read %s: %w", bucket, ManifestKey, err)
+	}
+	var found manifest
+	if err := json.Unmarshal(text, &found); err != nil {
+		return nil, fmt.Errorf("open %v: %s: %w; restore it from another copy", bucket, ManifestKey, err)
+	}
+	if found.Format != FormatVersion {
+		return nil, fmt.Errorf("open %v: %w: version %d, this build reads %d", bucket, ErrFormat, found.Format, FormatVersion)
+	}
+	if found.LogID == (eventlog.ID{}) {
+		return nil, fmt.Errorf("open %v: %s names no log; restore it from another copy", bucket, ManifestKey)
+	}
+	return &found, nil
+}
+
+// LogID returns the identity of the archived log.
+func (a *Archive) LogID() eventlog.ID { return a.logID }
+
+// Bucket returns where the archive is kept.
+func (a *Archive) Bucket() Bucket { return a.bucket }
+
+// Expect says that the object of ordinal is known to have been archived: a
+// claim, a checkpoint or the local state names it. From now on an archive that
+// ends before it has a hole.
+func (a *Archive) Expect(ordinal uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.expected = max(a.expected, ordinal)
+}
+
+// OpenRange returns length bytes of a shipped object from offset on, as they
+// are stored: whoever has the placement checks them. The caller closes the
+// reader. It does not try again.
+func (a *Archive) OpenRange(ctx context.Context, ordinal, offset, length uint64) (io.ReadCloser, error) {
+	info := Shipped(ordinal)
+	r, err := a.bucket.GetRange(ctx, info.Key(), int64(offset), int64(length))
+	if err != nil {
+		return nil, fmt.Errorf("read %d bytes at %d of %v: %w", length, offset, info, err)
+	}
+	return r, nil
+}
+
+// readAll reads length bytes of key from offset on into memory, or fewer when
+// the object ends before. It tries again until readLimit.
+func readAll(ctx context.Context, bucket Bucket, key string, offset, length int64) ([]byte, error) {
+	var data []byte
+	err := retry(ctx, readLimit, func() error {
+		r, err := bucket.GetRange(ctx, key, offset, length)
+		if err != nil {
+			return err
+		}
+		data, err = io.ReadAll(io.LimitReader(r, length))
+		return errors.Join(err, r.Close())
+	})
+	return data, err
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// Claim is the content of `epoch/<epoch>`: who took the epoch. Claims are put
+// if absent, are dense, and are never deleted. Whoever made the highest one
+// owns the log.
+type Claim struct {
+	LogID     eventlog.ID `json:"log_id"`
+	Epoch     uint32      `json:"epoch"`
+	Writer    eventlog.ID `json:"writer"`       // random, for this claim only
+	Directory eventlog.ID `json:"directory_id"` // the claimer's state directory
+	Host      string      `json:"host"`
+	Time      time.Time   `json:"time"`
+	Cause     string      `json:"cause"` // "init", "start", "take-over"
+	// Archived is the last ordinal that the claimer knew to be archived; nil:
+	// it knew none. It bounds the archive's end from below.
+	Archived *uint64 `json:"archived_ordinal,omitempty"`
+}
+
+// String describes the claim for people.
+func (c *Claim) String() string {
+	return fmt.Sprintf("epoch %d, claimed by %s at %s (%s)", c.Epoch, c.Host, c.Time.UTC().Format(time.RFC3339), c.Cause)
+}
+
+// ErrFenced says that another server owns the log now.
+var ErrFenced = errors.New("another server owns this log now")
+
+const maxClaim = 64 << 10
+
+// keptClaims is for how many epochs a directory remembers its claims. Only that
+// of the highest epoch counts, so a few are plenty.
+const keptClaims = 16
+
+// NewID returns a random identity.
+func NewID() eventlog.ID {
+	var id eventlog.ID
+	rand.Read(id[:]) //nolint:errcheck // never fails: it ends the program instead
+	return id
+}
+
+// HighestClaim returns the newest claim of the archive, nil when there is
+// none. Claims are dense: one that the list lacks is asked for by name, and
+// one that is gone is eventlog.ErrDamaged, because without it an epoch could be
+// taken twice, or a fenced server not notice. What the newest says of the
+// archive's end is remembered: an archive that ends before has a hole.
+func (a *Archive) HighestClaim(ctx context.Context) (*Claim, error) {
+	epochs, err := a.listClaims(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the claims of %v: %w", a.bucket, err)
+	}
+	highest := uint32(0)
+	for _, epoch := range epochs {
+		for highest++; highest < epoch; highest++ {
+			there, err := a.claimed(ctx, highest)
+			if err != nil {
+				return nil, err
+			}
+			if !there {
+				return nil, fmt.Errorf("%w: the claim %s of %v is gone, a later one is there; restore it from another copy or an earlier version of the object",
+					eventlog.ErrDamaged, EpochKey(highest), a.bucket)
+			}
+		}
+	}
+	for { // a list can lag
+		there, err := a.claimed(ctx, highest+1)
+		if err != nil {
+			return nil, err
+		}
+		if !there {
+			break
+		}
+		highest++
+	}
+	if highest == 0 {
+		return nil, nil
+	}
+	return a.readClaim(ctx, highest)
+}
+
+// listClaims returns the claimed epochs that the bucket lists, ascending.
+func (a *Archive) listClaims(ctx context.Context) ([]uint32, error) {
+	var epochs []uint32
+	err := retry(ctx, readLimit, func() error {
+		epochs = epochs[:0]
+		for info, err := range a.bucket.List(ctx, EpochPrefix, "") {
+			if err != nil {
+				return err
+			}
+			epoch, err := ParseEpochKey(info.Key)
+			if err != nil {
+				a.noteForeign(info.Key)
+				continue
+			}
+			epochs = append(epochs, epoch)
+		}
+		return nil
+	})
+	slices.Sort(epochs)
+	return slices.Compact(epochs), err
+}
+
+// claimed asks for the claim of epoch by name.
+func (a *Archive) claimed(ctx context.Context, epoch uint32) (bool, error) {
+	err := retry(ctx, readLimit, func() error {
+		_, err := a.bucket.Head(ctx, EpochKey(epoch))
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask %v for the claim %s: %w", a.bucket, EpochKey(epoch), err)
+	}
+	return true, nil
+}
+
+func (a *Archive) readClaim(ctx context.Context, epoch uint32) (*Claim, error) {
+	key := EpochKey(epoch)
+	text, err := readAll(ctx, a.bucket, key, 0, maxClaim)
+	if err != nil {
+		return nil, fmt.Errorf("read the claim %s of %v: %w", key, a.bucket, err)
+	}
+	claim := new(Claim)
+	if err := json.Unmarshal(text, claim); err != nil {
+		return nil, fmt.Errorf("the claim %s of %v: %w: %w", key, a.bucket, eventlog.ErrDamaged, err)
+	}
+	if claim.LogID != a.logID {
+		return nil, fmt.Errorf("the claim %s of %v: %w: %s", key, a.bucket, ErrOtherLog, claim.LogID)
+	}
+	if claim.Epoch != epoch {
+		return nil, fmt.Errorf("the claim %s of %v: %w: it says epoch %d", key, a.bucket, eventlog.ErrDamaged, claim.Epoch)
+	}
+	if claim.Archived != nil {
+		a.Expect(*claim.Archived)
+	}
+	return claim, nil
+}
+
+// claim puts c. That c is there already is success; another writer's claim of
+// the epoch is ErrFenced and names it.
+func (a *Archive) claim(ctx context.Context, c *Claim) error {
+	text, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return fmt.Errorf("claim epoch %d: %w", c.Epoch, err)
+	}
+	// The commit point of a start: a crash before it leaves an epoch that
+	// nobody has, or that this directory finds to be its own (its writer id was
+	// recorded before). After it no older server can get anything archived.
+	err = PutEqual(ctx, a.bucket, EpochKey(c.Epoch), BytesBody(append(text, '\n')))
+	if !errors.Is(err, ErrDifferent) {
+		return err
+	}
+	found, err := a.readClaim(ctx, c.Epoch)
+	if err != nil {
+		return err
+	}
+	if found.Writer == c.Writer {
+		return nil
+	}
+	return &takenError{found}
+}
+
+// takenError says who took the epoch that this server wanted to claim; it is
+// ErrFenced.
+type takenError struct{ claim *Claim }
+
+func (e *takenError) Error() string {
+	return fmt.Sprintf("claim epoch %d: %v: %v", e.claim.Epoch, ErrFenced, e.claim)
+}
+
+func (e *takenError) Unwrap() error { return ErrFenced }
+
+// newClaim records a fresh writer id in dir and claims epoch with it. lossy
+// says why the start that begins with it is lossy, "" when that is not known
+// yet. It is recorded with the claim: after a crash the highest claim is this
+// directory's own, and nothing else tells.
+func newClaim(ctx context.Context, dir *StateDir, archive *Archive, epoch uint32, host, cause, lossy string, now time.Time) (*Claim, error) {
+	claim := &Claim{
+		LogID: archive.LogID(), Epoch: epoch, Writer: NewID(), Directory: dir.State().DirID,
+		Host: host, Time: now.UTC(), Cause: cause,
+	}
+	if mark := dir.State().Archived; mark != nil {
+		claim.Archived = &mark.Ordinal
+	}
+	err := dir.Update(func(state *State) {
+		state.Claims = slices.DeleteFunc(state.Claims, func(c OwnClaim) bool { return c.Epoch+keptClaims < epoch })
+		state.Claims = append(state.Claims, OwnClaim{Epoch: epoch, Writer: claim.Writer})
+		state.Clean = false
+		if lossy != "" {
+			state.markLossy(lossy)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return claim, archive.claim(ctx, claim)
+}
+
+// stillOurs returns nil when, at a moment after the call began, no epoch after
+// the given one was claimed; ErrFenced with the claim's text when one is. Any
+// other error means that it is not known.
+func (a *Archive) stillOurs(ctx context.Context, epoch uint32) error {
+	_, err := a.bucket.Head(ctx, EpochKey(epoch+1))
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a claim of epoch %d: %w", epoch+1, err)
+	}
+	claim, err := a.readClaim(ctx, epoch+1)
+	if err != nil {
+		return fmt.Errorf("%w: epoch %d is claimed, by whom could not be read: %w", ErrFenced, epoch+1, err)
+	}
+	return fmt.Errorf("%w: %s", ErrFenced, claim)
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dir keeps an archive in a directory: a key is a path below it.
+//
+// An object becomes visible by link(2), which never replaces, after its bytes
+// are fsynced, and is durable when the directory of its name is. A file on the
+// same file system is linked into place without a copy. Files are 0600 and
+// directories 0700, whatever the umask.
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/durable"
+)
+
+// Scheme begins the specification of a directory archive: "dir:PATH".
+const Scheme = "dir:"
+
+var _ archiver.Bucket = (*Bucket)(nil)
+
+// Bucket is an archive in a directory.
+type Bucket struct {
+	root   string
+	opened fs.FileInfo // of root; another directory in its place is a disk that went away
+	failed atomic.Bool // a directory would not sync: nothing is sure any more
+
+	syncName func(path string) error // syncName, but for tests
+}
+
+// Create makes the directory that spec ("dir:PATH") names, if it is missing,
+// and opens it.
+func Create(spec string) (*Bucket, error) {
+	root, err := parse(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.Mkdir(root, 0o700); err != nil {
+		return nil, fmt.Errorf("open archive %s: %w", spec, err)
+	}
+	return Open(spec)
+}
+
+// Open opens the directory that spec ("dir:PATH") names. One that is missing
+// is an error, never made: it may be a disk that is not mounted.
+func Open(spec string) (*Bucket, error) {
+	root, err := parse(spec)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := os.Stat(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open archive %s: %w: %w", spec, archiver.ErrNoArchive, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open archive %s: %w", spec, err)
+	}
+	if !opened.IsDir() {
+		return nil, fmt.Errorf("open archive %s: not a directory", spec)
+	}
+	return &Bucket{root: root, opened: opened, syncName: syncName}, nil
+}
+
+func parse(spec string) (string, error) {
+	path, ok := strings.CutPrefix(spec, Scheme)
+	if !ok || path == "" {
+		return "", fmt.Errorf("archive %q: write dir:PATH", spec)
+	}
+	root, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("archive %q: %w", spec, err)
+	}
+	return root, nil
+}
+
+// String names the directory.
+func (b *Bucket) String() string { return Scheme + b.root }
+
+// SharesDisk reports whether the archive lies on the same file system as
+// path: then one disk's death takes both.
+func (b *Bucket) SharesDisk(path string) (bool, error) {
+	other, err := os.Stat(path)
+	if err != nil {
+		return false, fmt.Errorf("compare the disks of %v and %s: %w", b, path, err)
+	}
+	mine, ok1 := b.opened.Sys().(*syscall.Stat_t)
+	theirs, ok2 := other.Sys().(*syscall.Stat_t)
+	return ok1 && ok2 && mine.Dev == theirs.Dev, nil
+}
+
+// PutIfAbsent implements archiver.Bucket.
+func (b *Bucket) PutIfAbsent(ctx context.Context, key string, body archiver.Body) error {
+	path, err := b.path(key)
+	if err == nil {
+		err = b.usable(ctx)
+	}
+	if err == nil {
+		err = b.put(path, body)
+	}
+	if err != nil {
+		return fmt.Errorf("put %s into %v: %w", key, b, err)
+	}
+	return nil
+}
+
+func (b *Bucket) put(path string, body archiver.Body) error {
+	if err := durable.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	source, err := b.fileOf(filepath.Dir(path), body)
+	if err != nil {
+		return err
+	}
+	if source != body.Path {
+		defer os.Remove(source) // a stray temporary file harms nothing
+	}
+	// The commit point: a crash before the link leaves the object absent,
+	// after it whole, and after the directory's fsync durable.
+	err = os.Link(source, path)
+	if errors.Is(err, fs.ErrExist) {
+		// Somebody may have linked it and not synced it: whoever finds these
+		// bytes equal to its own relies on them.
+		if err := b.sync(path); err != nil {
+			return err
+		}
+		return archiver.ErrExists
+	}
+	if isCrossDevice(err) && source == body.Path {
+		return b.putCopy(path, body)
+	}
+	if err != nil {
+		return fmt.Errorf("%w (an archive needs a file system with hard links)", err)
+	}
+	return b.sync(path)
+}
+
+// putCopy puts a file that cannot be linked from where it is.
+func (b *Bucket) putCopy(path string, body archiver.Body) error {
+	copied, err := writeTemp(filepath.Dir(path), body)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(copied) // a stray temporary file harms nothing
+	return b.put(path, archiver.Body{Path: copied, Size: body.Size, Checksum: body.Checksum})
+}
+
+// isCrossDevice reports whether a link failed because the two names cannot
+// share a file: other file systems, or mounts of the same one.
+func isCrossDevice(err error) bool {
+	return errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EMLINK)
+}
+
+// fileOf returns the path of a synced file with the body's bytes: its own, or
+// a temporary one in dir.
+func (b *Bucket) fileOf(dir string, body archiver.Body) (string, error) {
+	if body.Path == "" {
+		return writeTemp(dir, body)
+	}
+	info, err := os.Stat(body.Path)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() || info.Size() != body.Size {
+		return "", fmt.Errorf("%s is %d bytes long, want %d", body.Path, info.Size(), body.Size)
+	}
+	return body.Path, durable.SyncFile(body.Path)
+}
+
+// writeTemp copies the body into a synced temporary file in dir, checking
+// size and checksum on the way.
+func writeTemp(dir string, body archiver.Body) (path string, err error) {
+	r, err := body.Open()
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	f, err := os.CreateTemp(dir, durable.TempPrefix+"*") // 0600
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	sum := &checksum{}
+	n, err := io.Copy(io.MultiWriter(f, sum), r)
+	if err != nil {
+		return "", err
+	}
+	if n != body.Size || sum.crc != body.Checksum {
+		return "", fmt.Errorf("a body of %d bytes (%08x), said to be %d (%08x)", n, sum.crc, body.Size, body.Checksum)
+	}
+	return f.Name(), f.Sync()
+}
+
+type checksum struct{ crc uint32 }
+
+// Write adds p to the checksum.
+func (c *checksum) Write(p []byte) (int, error) {
+	c.crc = eventlog.UpdateChecksum(c.crc, p)
+	return len(p), nil
+}
+
+// sync makes the name path durable. After a failure the kernel may call clean
+// what the disk does not have, so no later put succeeds before a new Open.
+func (b *Bucket) sync(path string) error {
+	if err := b.syncName(path); err != nil {
+		b.failed.Store(true)
+		return err
+	}
+	return nil
+}
+
+func syncName(path string) error {
+	return errors.Join(durable.SyncFile(path), durable.SyncDir(filepath.Dir(path)))
+}
+
+// Delete implements archiver.Bucket.
+func (b *Bucket) Delete(ctx context.Context, key string) error {
+	path, err := b.path(key)
+	if err == nil {
+		err = b.usable(ctx)
+	}
+	if err == nil {
+		if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s from %v: %w", key, b, err)
+	}
+	return nil
+}
+
+// path returns where key lies. A key that is not a plain relative path, or
+// that a temporary file could have, is refused.
+func (b *Bucket) path(key string) (string, error) {
+	if !fs.ValidPath(key) || key == "." || strings.ContainsAny(key, "\\\x00") {
+		return "", fmt.Errorf("the key %q is no path", key)
+	}
+	for part := range strings.SplitSeq(key, "/") {
+		if strings.HasPrefix(part, durable.TempPrefix) {
+			return "", fmt.Errorf("the key %q is kept for temporary files", key)
+		}
+	}
+	return filepath.Join(b.root, filepath.FromSlash(key)), nil
+}
+
+// usable says whether the directory is still the one that was opened and all
+// of its syncs went well.
+func (b *Bucket) usable(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if b.failed.Load() {
+		return errors.New("an earlier write could not be synced: check the disk, then restart")
+	}
+	return b.present()
+}
+
+func (b *Bucket) present() error {
+	now, err := os.Stat(b.root)
+	if err != nil {
+		return fmt.Errorf("the archive's directory has gone: is its disk mounted? %w", err)
+	}
+	if !os.SameFile(now, b.opened) {
+		return errors.New("another directory stands in the archive's place: is its disk mounted?")
+	}
+	return nil
+}

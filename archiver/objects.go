@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ErrHole says that objects are missing from the archive: something that was
+// archived is lost. Every error that wraps it is a *HoleError.
+var ErrHole = errors.New("objects are missing from the archive")
+
+// HoleError names the ordinals that are missing, First to Last.
+type HoleError struct {
+	First, Last uint64
+	Bucket      string
+}
+
+// Error names the ordinals and what to do about them.
+func (e *HoleError) Error() string {
+	return fmt.Sprintf("%v: ordinals %d to %d, the first is %s of %s; restore them from another copy or from earlier versions of the bucket's objects",
+		ErrHole, e.First, e.Last, Shipped(e.First).Key(), e.Bucket)
+}
+
+// Unwrap returns ErrHole.
+func (e *HoleError) Unwrap() error { return ErrHole }
+
+const (
+	maxForeign = 100
+	relists    = 3   // times that a hole is looked for again
+	maxHeads   = 256 // missing keys that are asked for one by one
+	relistWait = 200 * time.Millisecond
+)
+
+// Objects lists the objects that cover fromOrdinal and all later ordinals, in
+// order. They are dense: where one is missing, its key is asked for and the
+// list read again a few times, because a list can lag; then the error is a
+// *HoleError and the objects before the hole are returned with it.
+func (a *Archive) Objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
+	fromOrdinal = max(fromOrdinal, 1)
+	for attempt := 0; ; attempt++ {
+		objects, err := a.list(ctx, fromOrdinal)
+		if err != nil {
+			return nil, err
+		}
+		objects, hole, err := a.closeHoles(ctx, objects, fromOrdinal)
+		if err != nil || hole == nil {
+			return objects, err
+		}
+		if attempt == relists {
+			return objects, hole
+		}
+		if err := pause(ctx, relistWait<<attempt); err != nil {
+			return nil, fmt.Errorf("list %v: %w while looking for %w", a.bucket, err, hole)
+		}
+	}
+}
+
+// list reads the bucket's list from the run of fromOrdinal on, because a
+// cleaned object is listed under the first of its ordinals, and returns what
+// covers fromOrdinal or stands after it, sorted, each once.
+func (a *Archive) list(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
+	var objects []ObjectInfo
+	after := "" // below the first key of the run
+	if start := runStart(fromOrdinal); start > 1 {
+		after = ObjectInfo{First: start - 1, Last: maxOrdinal, Revision: maxRevision}.Key()
+	}
+	err := retry(ctx, readLimit, func() error {
+		objects = objects[:0]
+		for info, err := range a.bucket.List(ctx, LogPrefix, after) {
+			if err != nil {
+				return err
+			}
+			object, err := ParseLogKey(info.Key)
+			if err != nil {
+				a.noteForeign(info.Key)
+				continue
+			}
+			if object.Size = info.Size; object.Last >= fromOrdinal {
+				objects = append(objects, object)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %v from ordinal %d: %w", a.bucket, fromOrdinal, err)
+	}
+	slices.SortFunc(objects, compareObjects)
+	objects = slices.Compact(objects)
+	return objects, a.refuseCleaned(objects)
+}
+
+func compareObjects(x, y ObjectInfo) int {
+	return cmp.Or(cmp.Compare(x.First, y.First), cmp.Compare(x.Last, y.Last),
+		cmp.Compare(x.Revision, y.Revision), cmp.Compare(x.Size, y.Size))
+}
+
+// refuseCleaned refuses objects that only an index object explains, which
+// this version does not read, and an object listed with two sizes.
+func (a *Archive) refuseCleaned(objects []ObjectInfo) error {
+	for i, object := range objects {
+		if object.First != object.Last || object.Revision != 0 {
+			return fmt.Errorf("list %v: %v was written by a cleaner: %w", a.bucket, object, ErrFormat)
+		}
+		if i > 0 && objects[i-1].First == object.First {
+			return fmt.Errorf("list %v: %v is listed with %d and with %d bytes", a.bucket, object, objects[i-1].Size, object.Size)
+		}
+	}
+	return nil
+}
+
+// closeHoles returns the dense objects from fromOrdinal on, with those that
+// the list lacked and the bucket has, and the first hole that stays.
+func (a *Archive) closeHoles(ctx context.Context, objects []ObjectInfo, fromOrdinal uint64) ([]ObjectInfo, *HoleError, error) {
+	dense := make([]ObjectInfo, 0, len(objects))
+	next := fromOrdinal
+	for _, object := range objects {
+		if object.First > next {
+			found, err := a.heads(ctx, next, object.First-1)
+			if dense = append(dense, found...); err != nil {
+				return dense, nil, err
+			}
+			if next += uint64(len(found)); next < object.First {
+				return dense, &HoleError{First: next, Last: object.First - 1, Bucket: a.bucket.String()}, nil
+			}
+		}
+		dense = append(dense, object)
+		next = object.Last + 1
+	}
+	found, err := a.heads(ctx, next, a.lastExpected())
+	dense, next = append(dense, found...), next+uint64(len(found))
+	if last := a.lastExpected(); err == nil && next <= last {
+		return dense, &HoleError{First: next, Last: last, Bucket: a.bucket.String()}, nil
+	}
+	return dense, nil, err
+}
+
+func (a *Archive) lastExpected() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.expected
+}
+
+// heads asks for the shipped objects of the ordinals first to last by name and
+// returns those before the first that is absent.
+func (a *Archive) heads(ctx context.Context, first, last uint64) ([]ObjectInfo, error) {
+	var found []ObjectInfo
+	for ordinal := first; ordinal <= last && len(found) < maxHeads; ordinal++ {
+		object := Shipped(ordinal)
+		err := retry(ctx, readLimit, func() error {
+			info, err := a.bucket.Head(ctx, object.Key())
+			object.Size = info.Size
+			return err
+		})
+		if errors.Is(err, ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return found, fmt.Errorf("ask %v for %v, which its list lacks: %w", a.bucket, object, err)
+		}
+		found = append(found, object)
+	}
+	return found, nil
+}
+
+func (a *Archive) noteForeign(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.foreign) < maxForeign {
+		a.foreign[key] = struct{}{}
+	}
+}
+
+// Foreign returns the keys among the log's objects that are nothing Strandline
+// wrote, as far as they were seen, sorted, at most a hundred. They are left
+// alone and harm nothing, but somebody should know.
+func (a *Archive) Foreign() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	keys := make([]string, 0, len(a.foreign))
+	for key := range a.foreign {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

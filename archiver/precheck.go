@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// This file is what a start refuses before it claims anything.
+
+// check refuses before anything is claimed: what is not ours to take, what
+// has lost its claims, and a damaged WAL whose events the archive does not have
+// either.
+func (s *Start) check(ctx context.Context) error {
+	if state := s.Dir.State(); state.Phase != PhaseReady {
+		return fmt.Errorf("this state directory is %s; finish `strandline init` or `strandline recover` first", state.Phase)
+	}
+	if err := s.readClaims(ctx); err != nil {
+		return err
+	}
+	if _, err := s.readEnd(ctx); err != nil {
+		return err
+	}
+	if s.issued() > s.highest.Epoch { // another server may have claimed and shipped in between
+		if err := s.readClaims(ctx); err != nil {
+			return err
+		}
+	}
+	if epoch := s.issued(); epoch > s.highest.Epoch {
+		return fmt.Errorf("%w: there are events of epoch %d, but the claim %s of %v is gone; restore it from another copy or an earlier version of the object",
+			eventlog.ErrDamaged, epoch, EpochKey(epoch), s.Archive.Bucket())
+	}
+	if err := s.checkDamage(); err != nil {
+		return err
+	}
+	if s.own || s.handedOver() || s.TakeOver {
+		return nil
+	}
+	return fmt.Errorf("%w: %s. If that server is gone for good, or will never be started again, start with --take-over: "+
+		"what it acknowledged and did not archive is lost to this one", ErrTakeOver, s.highest)
+}
+
+// readClaims finds out who owns the log.
+func (s *Start) readClaims(ctx context.Context) error {
+	highest, err := s.Archive.HighestClaim(ctx)
+	if err != nil {
+		return err
+	}
+	if highest == nil {
+		return fmt.Errorf("%w: %v has no claim, not even %s of `strandline init`; restore the claims from another copy",
+			eventlog.ErrDamaged, s.Archive.Bucket(), EpochKey(1))
+	}
+	state := s.Dir.State()
+	s.highest, s.own = highest, state.owns(highest.Epoch, highest.Writer)
+	return nil
+}
+
+// issued is the highest epoch of which archive or WAL have an event. Its claim
+// was there before: without it the epoch would issue the same seqs again.
+func (s *Start) issued() uint32 {
+	epoch := max(s.end.epoch, s.end.last.Epoch())
+	if gens := s.WAL.Generations(); len(gens) > 0 {
+		_, last := gens[len(gens)-1].Seqs()
+		epoch = max(epoch, last.Epoch())
+	}
+	return epoch
+}
+
+// checkDamage refuses a damaged WAL unless the archive reaches beyond
+// everything that it held.
+func (s *Start) checkDamage() error {
+	damage := s.WAL.Damage()
+	if damage == nil {
+		return nil
+	}
+	held := max(damage.Durable, damage.After)
+	if gens := s.WAL.Generations(); len(gens) > 0 {
+		_, last := gens[len(gens)-1].Seqs()
+		held = max(held, last)
+	}
+	if s.end.last < held {
+		return damage
+	}
+	return nil
+}
+
+// handedOver reports whether the server with the highest claim ended cleanly:
+// then it has archived all that it ever acknowledged. A clean end of an older
+// epoch says nothing, because the last claimer may have served since.
+func (s *Start) handedOver() bool { return s.end.clean && s.end.epoch == s.highest.Epoch }
+
+// readEnd lists the archive from the last ordinal known on.
+func (s *Start) readEnd(ctx context.Context) ([]ObjectInfo, error) {
+	from := uint64(1)
+	if mark := s.Dir.State().Archived; mark != nil {
+		from = mark.Ordinal
+	}
+	s.Archive.Expect(from) // an archive is never empty
+	objects, err := s.Archive.Objects(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	trailer, err := s.Archive.trailer(ctx, objects[len(objects)-1])
+	if err != nil {
+		return nil, err
+	}
+	s.end = endOf(trailer)
+	return objects, nil
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// Log is what a Shipper needs of the running event log.
+type Log interface {
+	// NextClosed waits for the closed generation with the least ordinal above
+	// after.
+	NextClosed(ctx context.Context, after uint64) (*eventlog.Generation, error)
+	// MarkArchived moves the archived watermark over g.
+	MarkArchived(g *eventlog.Generation, took time.Duration)
+	// ArchiveAway says that the bucket does not answer.
+	ArchiveAway()
+	// Fence stops the log for good.
+	Fence(err error)
+	// Local returns the generations at hand, ascending.
+	Local() []*eventlog.Generation
+	// Archived returns the archived watermark.
+	Archived() eventlog.Seq
+	// Drop removes the oldest local generation.
+	Drop(g *eventlog.Generation) error
+}
+
+// Shipper makes closed generations visible in the archive, one at a time and
+// in ordinal order, and moves the archived watermark. Run does the work; the
+// other methods may be called by any goroutine.
+type Shipper struct {
+	Archive *Archive
+	Log     Log
+	Epoch   uint32 // ours
+	Shipped uint64 // the last ordinal that is in the archive when Run begins
+	Logger  *slog.Logger
+	// Idle is how often the claim is checked while there is nothing to ship;
+	// default 5 s.
+	Idle time.Duration
+
+	mu          sync.Mutex
+	lastErr     error     // owned by mu; of the last try, nil after a success
+	since       time.Time // owned by mu; when the bucket stopped answering
+	last        time.Time // owned by mu; when the last object was archived
+	lastOrdinal uint64    // owned by mu; its ordinal
+}
+
+// Run ships until ctx ends (its error), the log has ended and everything
+// closed is archived (nil), or this server is fenced (ErrFenced; the log is
+// fenced then too). The archive not answering is no end: it is tried again.
+func (s *Shipper) Run(ctx context.Context) error {
+	if s.Idle == 0 {
+		s.Idle = 5 * time.Second
+	}
+	err := s.run(ctx)
+	if errors.Is(err, ErrFenced) {
+		s.Log.Fence(err)
+	}
+	return err
+}
+
+func (s *Shipper) run(ctx context.Context) error {
+	shipped := s.Shipped
+	for {
+		g, err := s.next(ctx, shipped)
+		switch {
+		case errors.Is(err, errIdle):
+			if err := s.confirm(ctx); err != nil {
+				return err
+			}
+			continue
+		case errors.Is(err, eventlog.ErrClosed):
+			return nil
+		case err != nil:
+			return err
+		}
+		if g.Ordinal != shipped+1 {
+			return fmt.Errorf("%w: generation %d is to be shipped, the archive ends at %d", eventlog.ErrDamaged, g.Ordinal, shipped)
+		}
+		if err := s.ship(ctx, g); err != nil {
+			return err
+		}
+		shipped = g.Ordinal
+	}
+}
+
+var errIdle = errors.New("nothing to ship")
+
+// next waits for the next closed generation, at most Idle.
+func (s *Shipper) next(ctx context.Context, after uint64) (*eventlog.Generation, error) {
+	waiting, cancel := context.WithTimeout(ctx, s.Idle)
+	defer cancel()
+	g, err := s.Log.NextClosed(waiting, after)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil, errIdle
+	}
+	return g, err
+}
+
+// ship puts one object and, when the archive is still ours after that, moves
+// the watermark.
+func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
+	body, err := bodyOf(g)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	key := Shipped(g.Ordinal).Key()
+	// A crash after the object became visible and before the watermark moved is
+	// no loss: the next start finds equal bytes there.
+	err = PutEqual(ctx, noting{s.Archive.Bucket(), s}, key, body)
+	if errors.Is(err, ErrDifferent) {
+		return fmt.Errorf("%w: %s of %v holds other events than ours", ErrFenced, key, s.Archive.Bucket())
+	}
+	if err != nil {
+		return err
+	}
+	took := time.Since(began)
+	if err := s.confirm(ctx); err != nil {
+		return err
+	}
+	// ARCHIVED. The object was visible before any successor's claim, so the
+	// successor's list has it: it survives the loss of this machine.
+	s.Log.MarkArchived(g, took)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastOrdinal, s.last = g.Ordinal, time.Now()
+	return nil
+}
+
+// confirm returns nil when no later epoch was claimed at a moment after the
+// call began. Not known is not enough: it asks until it knows.
+func (s *Shipper) confirm(ctx context.Context) error {
+	err := retry(ctx, 0, func() error {
+		err := s.Archive.stillOurs(ctx, s.Epoch)
+		s.note(err)
+		if errors.Is(err, ErrFenced) {
+			return permanent(err)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("epoch %d: %w", s.Epoch, err)
+	}
+	return nil
+}
+
+// noting tells the shipper how each put ended.
+type noting struct {
+	Bucket
+	s *Shipper
+}
+
+func (n noting) PutIfAbsent(ctx context.Context, key string, body Body) error {
+	err := n.Bucket.PutIfAbsent(ctx, key, body)
+	if !errors.Is(err, ErrExists) {
+		n.s.note(err)
+	}
+	return err
+}
+
+// note remembers whether the bucket answers.
+func (s *Shipper) note(err error) {
+	now := time.Now()
+	s.mu.Lock()
+	before := s.lastErr
+	s.lastErr = err
+	if err != nil && before == nil {
+		s.since = now
+	}
+	since := s.since
+	s.mu.Unlock()
+	switch {
+	case err != nil && !errors.Is(err, ErrFenced):
+		s.Log.ArchiveAway()
+		s.Logger.Warn("the archive does not answer; trying again", "since", since, "error", err)
+	case err == nil && before != nil:
+		s.Logger.Info("the archive answers again", "away", now.Sub(since).Round(time.Millisecond))
+	}
+}
+
+// Away returns why and since when the archive does not answer, nil while it
+// does.
+func (s *Shipper) Away() (why error, since time.Time) { //nolint:revive // the error is the answer here
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastErr, s.since
+}
+
+// Last returns the last object that was archived by this Shipper and when;
+// the zero time before there was one.
+func (s *Shipper) Last() (ordinal uint64, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastOrdinal, s.last
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/archiver/buckettest"
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+func TestTheShipperTriesAgainWhileTheBucketIsAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.bucket.Away()
+		left := time.Now()
+		for range 60 {
+			s.store("committed while the bucket is away")
+			time.Sleep(time.Minute)
+		}
+		if err := s.log.Err(); err != nil {
+			t.Fatalf("the log stopped: %v", err)
+		}
+		err, since := s.shipper.Away()
+		if _, last := s.shipper.Last(); !errors.Is(err, buckettest.ErrInjected) || since.Sub(left) > time.Minute || last.After(left) {
+			t.Errorf("the bucket is said to be away with %v since %v, the last object archived at %v; it left at %v", err, since, last, left)
+		}
+		s.bucket.Set(noFaults)
+		s.wait()
+		if err, _ := s.shipper.Away(); err != nil {
+			t.Errorf("the bucket is back and said to be away: %v", err)
+		}
+		if ordinal, at := s.shipper.Last(); ordinal == 0 || time.Since(at) > time.Minute {
+			t.Errorf("the last object archived is said to be %d at %v", ordinal, at)
+		}
+		s.stop()
+	})
+}
+
+func TestEveryCallMayFailOnceDoneOrNot(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		for n, more := 0, true; more && !t.Failed(); n++ {
+			inWorld(t, func(w *world) {
+				w.t = annotated{w.t, fmt.Sprintf("call %d fails, done %t", n, done)}
+				s := killed(w)
+				calls := 0
+				fail := func(_ context.Context, op buckettest.Op, key string) error {
+					if calls++; calls == n+1 {
+						return fmt.Errorf("%s %s: %w", op, key, buckettest.ErrInjected)
+					}
+					return nil
+				}
+				if done {
+					s.bucket.Set(buckettest.Hooks{After: fail})
+				} else {
+					s.bucket.Set(buckettest.Hooks{Before: fail})
+				}
+				s.mustStart(false)
+				s.store("a block")
+				s.wait()
+				more = calls > n
+				s.stop()
+			})
+		}
+	}
+}
+
+func TestOtherBytesAtOurPlaceFenceUs(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		archived := s.log.Archived()
+		local := s.log.Local()
+		key := archiver.Shipped(local[len(local)-1].Ordinal + 1).Key()
+		w.bucket.Set(key, []byte("of somebody else"))
+		s.store("a block")
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		expectError(t, s.waitWithin(ctx), archiver.ErrFenced)
+		if now := s.log.Archived(); now != archived {
+			t.Errorf("the archived watermark moved from %s to %s", archived, now)
+		}
+		w.bucket.Remove(key)
+		s.kill()
+	})
+}
+
+func TestAClaimCheckWithoutAnAnswerIsNoAbsence(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		archived := s.log.Archived()
+		s.bucket.Set(failing(buckettest.Head, archiver.EpochPrefix))
+		s.store("a block")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if now := s.log.Archived(); now != archived {
+			t.Errorf("the archived watermark moved to %s; nobody knows whose archive it is", now)
+		}
+		s.bucket.Set(noFaults)
+		s.wait()
+		s.stop()
+	})
+}
+
+func TestTheShipperEndsWithItsContext(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.bucket.Away()
+		s.store("a block")
+		synctest.Wait()
+		s.cancel()
+		<-s.ended
+		expectError(t, s.shipErr, context.Canceled)
+		expectNone(t, s.shipErr, archiver.ErrFenced)
+		if err := s.log.Err(); err != nil {
+			t.Errorf("the log stopped: %v", err)
+		}
+	})
+}
+
+func TestAGenerationThatRottedIsNotShipped(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := killed(w)
+		gens := s.generations()
+		w.flip(gens[len(gens)-3]+"/payload", len(eventlog.ObjectMagic)+1)
+		s.mustStart(false)
+		<-s.ended
+		expectError(t, s.shipErr, eventlog.ErrDamaged)
+		for _, key := range w.bucket.Keys() {
+			o, err := archiver.ParseLogKey(key)
+			if err == nil && strings.Contains(gens[len(gens)-3], fmt.Sprintf("%016d.", o.First)) {
+				t.Errorf("%s was put though its payload has rotted", key)
+			}
+		}
+		w.archive()
+	})
+}

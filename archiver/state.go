@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/durable"
+)
+
+// StateDir is a server's state directory, locked by this process: what makes
+// a machine this log's server, and nothing that is not also in the archive or
+// on its way there. It holds
+//
+//	LOCK         held by flock while a process uses the directory; names its pid
+//	state.json   the State
+//	wal/         generations, see eventlog
+//	aside/       generations that did not become history, for salvage
+//	spool/       bodies in flight
+//	views/       one folder per view
+type StateDir struct {
+	path string
+	lock *os.File
+
+	mu    sync.Mutex
+	state State // owned by mu
+}
+
+// State is the durable record of a state directory. A field that is not known
+// is absent, never zero.
+type State struct {
+	LogID        eventlog.ID `json:"log_id"`
+	DirID        eventlog.ID `json:"directory_id"` // random; of this directory
+	Archive      string      `json:"archive"`      // as given to init or recover; no credentials
+	SingleWriter bool        `json:"single_writer,omitempty"`
+	Phase        Phase       `json:"phase"`
+	// Claims are the epochs that this directory claimed or tried to, with the
+	// writer id of each, written before the claim was put.
+	Claims []OwnClaim `json:"claims"`
+	// Archived is the last object known to be in the archive for good; nil:
+	// none is known. The WAL may begin right after it.
+	Archived *ArchivedMark `json:"archived,omitempty"`
+	// Lossy is set before a start drops anything, and stays until an
+	// epoch_started that says so is archived.
+	Lossy *LossyMark `json:"lossy,omitempty"`
+	// Clean says that the last server on this directory stopped in order.
+	Clean bool `json:"clean"`
+}
+
+// Phase says what a state directory may be used for.
+type Phase string
+
+// The phases. Only a ready directory is served.
+const (
+	PhaseInitialising Phase = "initialising"
+	PhaseRecovering   Phase = "recovering"
+	PhaseReady        Phase = "ready"
+)
+
+// OwnClaim is an epoch that a directory claimed.
+type OwnClaim struct {
+	Epoch  uint32      `json:"epoch"`
+	Writer eventlog.ID `json:"writer"`
+}
+
+// ArchivedMark names an archived object and the last seq it covers.
+type ArchivedMark struct {
+	Ordinal uint64       `json:"ordinal"`
+	Seq     eventlog.Seq `json:"seq"`
+}
+
+// LossyMark says that acknowledged events may have been lost, and why.
+type LossyMark struct {
+	Reason string `json:"reason"`
+	// SetAside spans the seqs of the local events that did not become history;
+	// a view that applied one is wrong. Zero: there were none.
+	SetAside eventlog.Range `json:"set_aside"`
+}
+
+// markLossy records reason unless an earlier one still holds. What the mark
+// points to is never changed, only replaced.
+func (s *State) markLossy(reason string, aside ...*eventlog.Generation) {
+	mark := LossyMark{Reason: reason}
+	if s.Lossy != nil {
+		mark = *s.Lossy
+	}
+	for _, g := range aside {
+		mark.add(g.Seqs())
+	}
+	s.Lossy = &mark
+}
+
+// add extends SetAside over first to last.
+func (m *LossyMark) add(first, last eventlog.Seq) {
+	if m.SetAside.First == 0 || first < m.SetAside.First {
+		m.SetAside.First = first
+	}
+	m.SetAside.Last = max(m.SetAside.Last, last)
+}
+
+// ErrInUse says that another process has the state directory.
+var ErrInUse = errors.New("in use")
+
+// ErrNoState says that a directory is no state directory.
+var ErrNoState = errors.New("no state directory")
+
+const (
+	lockName  = "LOCK"
+	stateName = "state.json"
+)
+
+// CreateStateDir makes path, which must not hold anything yet, a state
+// directory with the given first state. A crash before state.json is in place
+// leaves a directory that holds at most LOCK, which counts as empty.
+func CreateStateDir(path string, first State) (*StateDir, error) {
+	if err := durable.Mkdir(path, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	d, err := lockDir(path)
+	if err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(path)
+	for _, name := range names {
+		if name.Name() != lockName && !strings.HasPrefix(name.Name(), durable.TempPrefix) {
+			err = fmt.Errorf("%s is not empty: it holds %s; name a new directory", path, name.Name())
+			break
+		}
+	}
+	if err == nil {
+		err = d.Update(func(s *State) { *s = first })
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// OpenStateDir locks the state directory path and reads its state. ErrInUse
+// names the process that has it, ErrNoState says that there is none.
+func OpenStateDir(path string) (*StateDir, error) {
+	if _, err := os.Stat(filepath.Join(path, stateName)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w; `strandline init` makes one, `strandline recover` rebuilds one from an archive", path, ErrNoState)
+	}
+	d, err := lockDir(path)
+	if err != nil {
+		return nil, err
+	}
+	if d.state, err = ReadState(path); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func lockDir(path string) (*StateDir, error) {
+	name := filepath.Join(path, lockName)
+	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the state directory: %w", err)
+	}
+	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		owner, readErr := os.ReadFile(name)
+		return nil, errors.Join(fmt.Errorf("%s: %w by pid %s", path, ErrInUse, strings.TrimSpace(string(owner))), readErr, lock.Close())
+	}
+	if err == nil {
+		if err = lock.Truncate(0); err == nil {
+			_, err = lock.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking the state directory %s: %w", path, err), lock.Close())
+	}
+	return &StateDir{path: path, lock: lock}, nil
+}
+
+// checkedState is the form of state.json: the state and the CRC32C of its
+// bytes, so that a record cut short or edited by hand is not believed.
+type checkedState struct {
+	State  json.RawMessage `json:"state"`
+	CRC32C string          `json:"crc32c"`
+}
+
+// ReadState reads the state of the directory path without locking it.
+func ReadState(path string) (State, error) {
+	name := filepath.Join(path, stateName)
+	var state State
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return state, fmt.Errorf("reading the state: %w", err)
+	}
+	var checked checkedState
+	if err := json.Unmarshal(text, &checked); err != nil {
+		return state, fmt.Errorf("%s: %w: %w; `strandline recover` builds a new directory from the archive", name, eventlog.ErrDamaged, err)
+	}
+	if checked.CRC32C == "" {
+		return state, fmt.Errorf("%s: %w: it holds no checksum; `strandline recover` builds a new directory from the archive", name, eventlog.ErrDamaged)
+	}
+	if sum := stateSum(checked.State); sum != checked.CRC32C {
+		return state, fmt.Errorf("%s: %w: CRC32C %s, stated %s; it was damaged or edited by hand. `strandline recover` builds a new directory from the archive",
+			name, eventlog.ErrDamaged, sum, checked.CRC32C)
+	}
+	if err := json.Unmarshal(checked.State, &state); err != nil {
+		return state, fmt.Errorf("%s: %w", name, err)
+	}
+	return state, nil
+}
+
+func stateSum(raw []byte) string { return fmt.Sprintf("%08x", eventlog.Checksum(raw)) }
+
+// Update changes the state and makes it durable before it returns.
+func (d *StateDir) Update(change func(*State)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := d.state
+	next.Claims = append([]OwnClaim(nil), d.state.Claims...)
+	change(&next)
+	raw, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("recording the state: %w", err)
+	}
+	text, err := json.Marshal(checkedState{State: raw, CRC32C: stateSum(raw)})
+	if err != nil {
+		return fmt.Errorf("recording the state: %w", err)
+	}
+	if err := durable.WriteFile(filepath.Join(d.path, stateName), append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("recording the state: %w", err)
+	}
+	d.state = next
+	return nil
+}
+
+// recordArchived moves the mark of what is archived forward, never back.
+func recordArchived(d *StateDir, mark ArchivedMark) error {
+	if known := d.State().Archived; known != nil && known.Ordinal >= mark.Ordinal {
+		return nil
+	}
+	return d.Update(func(state *State) { state.Archived = &mark })
+}
+
+// State returns the state as last recorded.
+func (d *StateDir) State() State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state
+}
+
+// Path returns a path in the directory: wal, aside, spool, views.
+func (d *StateDir) Path(name ...string) string {
+	return filepath.Join(append([]string{d.path}, name...)...)
+}
+
+// Close gives up the lock.
+func (d *StateDir) Close() error {
+	if err := d.lock.Close(); err != nil {
+		return fmt.Errorf("unlocking the state directory: %w", err)
+	}
+	return nil
+}
+
+// owns reports whether the directory made the claim of epoch by writer.
+func (s *State) owns(epoch uint32, writer eventlog.ID) bool {
+	for _, claim := range s.Claims {
+		if claim.Epoch == epoch && claim.Writer == writer {
+			return true
+		}
+	}
+	return false
+}
+
+// Bounds is what the state says of the WAL's extent, for eventlog.ReadWAL, and
+// the views, whose positions are given: an event that a view has applied was
+// committed. Only one that a lossy start set aside, or was about to, is no
+// witness: the view that applied it is to be projected again.
+func (s *State) Bounds(applied ...eventlog.Seq) eventlog.Bounds {
+	var bounds eventlog.Bounds
+	if s.Archived != nil {
+		bounds.Archived, bounds.Base = s.Archived.Ordinal, s.Archived.Seq
+	}
+	for _, seq := range applied {
+		if s.Lossy == nil || !s.Lossy.SetAside.Contains(seq) {
+			bounds.Durable = max(bounds.Durable, seq)
+		}
+	}
+	return bounds
+}

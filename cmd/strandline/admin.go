@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/internal/metrics"
+	"github.com/strandline-project/strandline/projector"
+)
+
+var _ httpapi.Server = (*app)(nil)
+
+// snapshot is what app's fields were at one moment.
+type snapshot struct {
+	mode     httpapi.Mode
+	reason   string
+	serving  *serving
+	log      *eventlog.Log     // nil: none to be read yet
+	store    *blockstore.Store // on log
+	fenced   error
+	stopped  error
+	owner    string
+	warnings []string
+	lossy    bool
+}
+
+func (a *app) snapshot() snapshot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := snapshot{
+		mode: a.mode, reason: a.reason, serving: a.serving, log: a.reading, store: a.readStore,
+		fenced: a.fenced, stopped: a.stopped, owner: a.owner, warnings: append([]string(nil), a.warnings...), lossy: a.lossy,
+	}
+	if a.serving != nil {
+		s.log, s.store = a.serving.log, a.serving.store
+	}
+	if s.stopped == nil && s.log != nil && errors.Is(s.log.Err(), eventlog.ErrPoisoned) {
+		s.stopped = s.log.Err()
+	}
+	if s.mode == httpapi.ModeServing && s.stopped != nil {
+		s.mode, s.reason = httpapi.ModePoisoned, s.stopped.Error()
+	}
+	return s
+}
+
+// Health implements httpapi.Server.
+func (a *app) Health() error {
+	s := a.snapshot()
+	if s.stopped != nil {
+		return s.stopped
+	}
+	return s.viewError(a)
+}
+
+// viewError returns why a view has stopped, nil while none has.
+func (s *snapshot) viewError(a *app) error {
+	if s.serving == nil {
+		return nil
+	}
+	return a.views.err()
+}
+
+// Ready implements httpapi.Server.
+func (a *app) Ready() error {
+	s := a.snapshot()
+	if s.mode == httpapi.ModeServing || s.mode == httpapi.ModeHold {
+		return s.viewError(a)
+	}
+	return fmt.Errorf("%s: %s", s.mode, s.reason)
+}
+
+// Log implements httpapi.Server.
+func (a *app) Log() httpapi.Log {
+	if s := a.snapshot(); s.log != nil {
+		return s.log
+	}
+	return nil
+}
+
+// Release implements httpapi.Server.
+func (a *app) Release(ctx context.Context, p blockstore.Path) error {
+	s := a.snapshot()
+	if s.serving == nil {
+		return &blockstore.Unavailable{Reason: "the server is not serving: " + s.reason, RetryAfter: awayPause}
+	}
+	lifted, err := s.store.Release(ctx, "operator", p)
+	if err == nil && !lifted {
+		return httpapi.ErrNotBarred
+	}
+	return err
+}
+
+// Status implements httpapi.Server.
+func (a *app) Status() httpapi.Status {
+	s := a.snapshot()
+	state := a.dir.State()
+	status := httpapi.Status{
+		Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Mode: s.mode, Reason: s.reason, Ready: a.Ready() == nil,
+		LogID: state.LogID, Archive: withoutSecrets(state.Archive), Policy: a.policy(), StateDir: a.cfg.Data, Listen: a.clients.Addr().String(), Lossy: s.lossy,
+		Warnings: s.warnings, Notes: []string{httpapi.NotePrune}, Feed: a.feedStatus(),
+	}
+	if s.fenced != nil {
+		status.Owner, status.Stopped = s.owner, s.fenced.Error()
+	}
+	if s.log == nil {
+		status.Next = []string{"wait until it has started; if the archive cannot be reached, see why"}
+		return status
+	}
+	a.logStatus(&status, &s)
+	a.storeStatus(&status, &s)
+	status.Next = nextSteps(&status)
+	return status
+}
+
+func (a *app) feedStatus() httpapi.Feed {
+	stats := a.feed.Stats()
+	server := "embedded"
+	if a.cfg.NATSURL != "" {
+		server = a.cfg.NATSURL // holds no credentials, see checkNATS
+	}
+	return httpapi.Feed{
+		Server: server, Addr: a.feed.Addr(), Connected: stats.Connected,
+		Published: stats.Published, Dropped: stats.Dropped, Refused: stats.Refused,
+	}
+}
+
+// logStatus fills in the watermarks, their lags and the backlog.
+func (a *app) logStatus(status *httpapi.Status, s *snapshot) {
+	committed, at := s.log.Committed()
+	archived := s.log.Archived()
+	status.Committed = httpapi.MarkAt(committed, at)
+	if s.serving != nil {
+		status.Epoch, status.Writer = s.serving.head.Epoch, s.serving.head.Writer
+		lag := lagBetween(s.log, archived, committed)
+		status.ArchiveLag = lag.Lag
+		status.Archived = httpapi.MarkAt(archived, lag.at)
+		bytes, _ := s.log.Backlog()
+		status.Backlog = httpapi.Backlog{Bytes: uint64(bytes), Limit: uint64(a.cfg.MaxBacklog), Generations: unarchived(s.log, archived)}
+		status.LastUpload = lastUpload(s.serving.shipper)
+	}
+	if err := s.log.Err(); err != nil && s.serving != nil && status.Stopped == "" {
+		status.Stopped = err.Error()
+	}
+	for _, view := range a.views.views() {
+		position, digest := view.Digest()
+		v := httpapi.View{
+			Name: view.Name(), Version: view.Version(), Digest: digest.String(), Applied: httpapi.MarkAt(position, view.LastTime().UnixNano()),
+		}
+		v.Lag = lagBetween(s.log, position, committed).Lag
+		if err := a.views.runners[view.Name()].Err(); err != nil && s.serving != nil && s.mode != httpapi.ModeStopping {
+			v.Stopped = err.Error()
+		}
+		status.Views = append(status.Views, v)
+	}
+}
+
+// lastUpload describes what the shipper did last, nil before it did anything.
+func lastUpload(shipper *archiver.Shipper) *httpapi.Upload {
+	away, since := shipper.Away()
+	if away != nil {
+		return &httpapi.Upload{Time: since.UTC(), Error: away.Error()}
+	}
+	ordinal, at := shipper.Last()
+	if at.IsZero() {
+		return nil
+	}
+	return &httpapi.Upload{Ordinal: ordinal, Time: at.UTC()}
+}
+
+// lag is a Lag with the time of the lower watermark's event.
+type lag struct {
+	httpapi.Lag
+	at int64
+}
+
+// maxLagCount bounds how many events a status counts one by one.
+const maxLagCount = 1 << 20
+
+// lagBetween counts the events of the local log after from.
+func lagBetween(log *eventlog.Log, from, to eventlog.Seq) lag {
+	var l lag
+	if from == 0 {
+		return l
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for batch, err := range log.ReadTo(ctx, from) {
+		if err != nil || l.Events >= maxLagCount {
+			break // a bound from below is what can be said in a second
+		}
+		for i := range batch.Entries {
+			ev := &batch.Entries[i].Event
+			switch {
+			case ev.Seq == from:
+				l.at = ev.Time
+			case ev.Seq <= to:
+				if l.Events++; l.Events == 1 {
+					l.Seconds = time.Since(time.Unix(0, ev.Time)).Seconds()
+				}
+			}
+		}
+	}
+	return l
+}
+
+func unarchived(log *eventlog.Log, archived eventlog.Seq) int {
+	n := 0
+	for _, g := range log.Local() {
+		if _, last := g.Seqs(); last > archived {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *app) storeStatus(status *httpapi.Status, s *snapshot) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	bars, err := s.store.Bars(ctx)
+	if err != nil {
+		status.Warnings = append(status.Warnings, fmt.Sprintf("which machines are barred could not be found out: %v", err))
+		return
+	}
+	for _, bar := range bars {
+		since, _, err := a.views.machine.Barred(bar.Machine)
+		if err != nil {
+			status.Warnings = append(status.Warnings, fmt.Sprintf("why %s is barred could not be found out: %v", bar.Path, err))
+		}
+		status.Barred = append(status.Barred, httpapi.Barred{
+			Machine: bar.Path.String(), ID: bar.Machine, Since: since, Until: bar.Until,
+			Reason: fmt.Sprintf("its session was cut off when the server lost its last seconds, at %s", bar.Lost.UTC().Format(time.RFC3339)),
+		})
+	}
+}
+
+// nextSteps says what is safe to do now.
+func nextSteps(s *httpapi.Status) []string {
+	switch {
+	case s.Mode == httpapi.ModeFenced:
+		return []string{"stop this server; it ends with exit code 3", "the log goes on at its new owner"}
+	case s.Mode == httpapi.ModePoisoned:
+		return []string{"look at the disk of " + s.StateDir, "start the server again: what was acknowledged is kept"}
+	case s.Mode == httpapi.ModeHold:
+		return []string{"look around; then start without --hold"}
+	case s.Mode == httpapi.ModeStarting:
+		return []string{"bring the archive back: " + s.Archive, "the server goes on by itself"}
+	}
+	for _, view := range s.Views {
+		if view.Stopped != "" {
+			return []string{fmt.Sprintf("stop the server; strandline rebuild --data %s --view %s", s.StateDir, view.Name)}
+		}
+	}
+	if s.LastUpload != nil && s.LastUpload.Error != "" {
+		return []string{"bring the archive back; nothing is lost meanwhile, and what waits for it is answered with 503"}
+	}
+	return nil
+}
+
+// gauges is what the metrics ask for at each scrape.
+func (a *app) gauges() metrics.State {
+	s := a.snapshot()
+	stats := a.feed.Stats()
+	state := metrics.State{
+		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy, Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
+		Warnings: len(s.warnings), FeedPublished: stats.Published, FeedDropped: stats.Dropped, FeedRefused: stats.Refused, FeedConnected: stats.Connected,
+	}
+	if s.serving == nil {
+		return state
+	}
+	state.Committed, _ = s.log.Committed()
+	state.Archived = s.log.Archived()
+	behind := lagBetween(s.log, state.Archived, state.Committed)
+	state.LagEvents, state.LagTime = behind.Events, seconds(behind.Seconds)
+	bytes, _ := s.log.Backlog()
+	state.BacklogBytes, state.BacklogGenerations = uint64(bytes), unarchived(s.log, state.Archived)
+	for _, view := range a.views.views() {
+		state.Views = append(state.Views, a.viewGauge(&s, view, state.Committed))
+	}
+	if barred, err := a.views.machine.BarredMachines(context.Background()); err == nil {
+		state.Barred = len(barred)
+	}
+	return state
+}
+
+func (a *app) viewGauge(s *snapshot, view *projector.View, committed eventlog.Seq) metrics.ViewState {
+	behind := lagBetween(s.log, view.Position(), committed)
+	return metrics.ViewState{
+		Name: view.Name(), Position: view.Position(), LagEvents: behind.Events, LagTime: seconds(behind.Seconds),
+		Stopped: a.views.runners[view.Name()].Err() != nil,
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strandline-project/strandline/internal/bench"
+)
+
+// benchOptions are the flags of `bench serve`.
+type benchOptions struct {
+	dir, rclone, only, url string
+	seconds                time.Duration
+	rounds                 int
+}
+
+func newBench(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "bench",
+		Short:   "Measure",
+		Example: "  strandline bench serve",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newBenchServe(g), newBenchRecover(g))
+	return cmd
+}
+
+func newBenchServe(g *globals) *cobra.Command {
+	var o benchOptions
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Measure the server next to rclone serve restic and plain files",
+		Long: `Starts a Strandline server with a directory archive, rclone serve restic, and a
+baseline that writes, fsyncs and renames plain files, in turns and in temporary
+directories, puts the same load on each, and prints a table. The last column is
+Strandline's rate as a multiple of that line's. Nothing else should run meanwhile.`,
+		Example: "  strandline bench serve\n  strandline bench serve --only 'put 1KiB' --time 10s --dir /mnt/disk --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), g, cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
+	f.StringVar(&o.rclone, "rclone", "rclone", "rclone program; empty leaves it out")
+	f.StringVar(&o.only, "only", "", "regular expression: only the loads whose name matches, like 'put 64KiB'")
+	f.StringVar(&o.url, "url", "", "measure this running server instead: http://HOST:PORT/ACCOUNT/MACHINE/")
+	f.DurationVar(&o.seconds, "time", 3*time.Second, "time for each load, peer and round")
+	f.IntVar(&o.rounds, "rounds", 2, "how often the peers take turns at each load")
+	return cmd
+}
+
+func (o *benchOptions) run(ctx context.Context, g *globals, out io.Writer) error {
+	plan, err := o.plan()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(o.dir, "strandline-bench-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the measurement: %w", err)
+	}
+	plan.Dir = dir
+	report, err := bench.Run(ctx, plan)
+	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+		return err
+	}
+	text := func(w io.Writer) error { return report.WriteTable(w) }
+	if err := g.print(out, report, text); err != nil {
+		return err
+	}
+	if report.Failed() {
+		return errors.New("some operations failed: those rows are not results")
+	}
+	return nil
+}
+
+func (o *benchOptions) plan() (bench.Plan, error) {
+	if o.seconds <= 0 || o.rounds < 1 {
+		return bench.Plan{}, usagef("--time and --rounds must be positive: write --time 3s --rounds 2")
+	}
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		return bench.Plan{}, usagef("--only %s: not a regular expression: %w", o.only, err)
+	}
+	plan := bench.Plan{Rounds: o.rounds, Progress: func(text string) { slog.Info(text) }}
+	for _, load := range bench.Standard(o.seconds) {
+		if only.MatchString(load.String()) {
+			plan.Loads = append(plan.Loads, load)
+		}
+	}
+	if len(plan.Loads) == 0 {
+		return bench.Plan{}, usagef("--only %s matches no load: write something like --only 'put 1KiB'", o.only)
+	}
+	plan.Peers, err = o.peers()
+	return plan, err
+}
+
+// peers are Strandline (or the running server), rclone if it is there, and
+// plain files.
+func (o *benchOptions) peers() ([]bench.Peer, error) {
+	first, err := o.firstPeer()
+	if err != nil {
+		return nil, err
+	}
+	peers := []bench.Peer{first}
+	if o.rclone != "" {
+		path, err := exec.LookPath(o.rclone)
+		if err != nil {
+			slog.Warn("rclone is left out: install it, or name it with --rclone", "error", err)
+		} else {
+			peers = append(peers, bench.Rclone(path).Peer())
+		}
+	}
+	return append(peers, bench.Files()), nil
+}
+
+func (o *benchOptions) firstPeer() (bench.Peer, error) {
+	if o.url != "" {
+		target, err := bench.ParseTarget(o.url)
+		if err != nil {
+			return bench.Peer{}, usagef("--url: %w", err)
+		}
+		return bench.Running("server", target), nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Peer{}, fmt.Errorf("find this program: %w", err)
+	}
+	return bench.Command{
+		Name: "strandline",
+		Before: func(dir string) []string {
+			return []string{self, "init", "--data", filepath.Join(dir, "state"), "--archive", "dir:" + filepath.Join(dir, "archive")}
+		},
+		Args: func(dir, addr string) []string {
+			return []string{self, "serve", "--data", filepath.Join(dir, "state"), "--no-auth", "--listen", addr, "--admin", "127.0.0.1:0"}
+		},
+		Path: "bench/load/",
+	}.Peer(), nil
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+)
+
+func newServe(*globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve backups",
+		Long: `Serves the log of the state directory --data to restic and rustic, and ships it
+to its archive. Every start claims a new epoch in the archive, so that no other
+server can go on writing this log; a server that finds itself overtaken stops
+acknowledging, and ends with exit code 3 when it is stopped.
+
+SIGTERM ends it cleanly: what is acknowledged is shipped, at most 20 seconds long,
+and the end is marked clean. SIGHUP reads the htpasswd file again.`,
+		Example: "  strandline serve --data /var/lib/strandline --no-auth\n" +
+			"  strandline serve --data /var/lib/strandline --listen 0.0.0.0:8000 --htpasswd-file users --tls --tls-cert cert.pem --tls-key key.pem\n" +
+			"  restic -r rest:http://127.0.0.1:8000/alice/laptop/ init",
+	}
+	load := bindConfig(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := load.load()
+		if err != nil {
+			return err
+		}
+		if err := cfg.checkServe(); err != nil {
+			return err
+		}
+		return newApp(&cfg, slog.Default()).run(cmd.Context())
+	}
+	return cmd
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tidwall/wal"
+)
+
+// faulty makes the n-th call of one kind fail, either without having done
+// anything or although it is done.
+type faulty struct {
+	kind string
+	n    int
+	done bool
+
+	mu    sync.Mutex
+	calls int
+	hit   bool
+}
+
+var errDisk = fmt.Errorf("injected: %w", syscall.EIO)
+
+// call does what do does, or fails.
+func (f *faulty) call(kind string, do func() error) error {
+	f.mu.Lock()
+	if kind == f.kind {
+		f.calls++
+	}
+	fail := kind == f.kind && f.calls == f.n
+	f.hit = f.hit || fail
+	f.mu.Unlock()
+	if !fail {
+		return do()
+	}
+	if f.done {
+		return errors.Join(do(), errDisk)
+	}
+	return errDisk
+}
+
+func (f *faulty) files(dir string) (frames frameLog, payload payloadFile, err error) {
+	err = f.call("create", func() (err error) { frames, payload, err = createFiles(dir); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	return faultyFrames{frames, f}, faultyPayload{payload, f}, nil
+}
+
+type faultyFrames struct {
+	real frameLog
+	f    *faulty
+}
+
+func (f faultyFrames) WriteBatch(b *wal.Batch) error {
+	return f.f.call("frames", func() error { return f.real.WriteBatch(b) })
+}
+func (f faultyFrames) Close() error { return f.f.call("close frames", f.real.Close) }
+
+type faultyPayload struct {
+	real payloadFile
+	f    *faulty
+}
+
+// Write that fails halfway is the worst of both.
+func (f faultyPayload) Write(p []byte) (n int, err error) {
+	err = f.f.call("payload", func() (err error) { n, err = f.real.Write(p); return err })
+	if err != nil && n == 0 {
+		n, _ = f.real.Write(p[:len(p)/2])
+	}
+	return n, err
+}
+func (f faultyPayload) Sync() error  { return f.f.call("sync payload", f.real.Sync) }
+func (f faultyPayload) Close() error { return f.f.call("close payload", f.real.Close) }
+
+// Every call that a log makes on its files fails once, at every place, both
+// not done and done.
+func TestAFailingFilePoisonsTheLogAndLosesNothing(t *testing.T) {
+	for _, kind := range []string{"create", "frames", "payload", "sync payload", "close frames", "close payload"} {
+		for _, done := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, done %v", kind, done), func(t *testing.T) {
+				hits := 0
+				for n := 1; failOnce(t, &faulty{kind: kind, n: n, done: done}); n++ {
+					hits++
+				}
+				if hits < 3 {
+					t.Errorf("the fault struck %d times: the test shows nothing", hits)
+				}
+			})
+		}
+	}
+}
+
+// failOnce lets a log live with f and reports whether f struck.
+func failOnce(t *testing.T, f *faulty) bool {
+	t.Helper()
+	s := fastState(t)
+	l := s.open(func(o *Options) { o.files = f.files; o.MaxEvents = 4 })
+	contents := map[Seq][]byte{}
+	issued := 0
+	for i := range 14 {
+		c := content(uint64(i), i*100)
+		p, err := tryStore(l, c)
+		if err != nil {
+			break // poisoned
+		}
+		issued++
+		if seq, err := p.Wait(); err == nil {
+			contents[seq] = c
+		} else if !errors.Is(err, ErrPoisoned) || !errors.Is(err, syscall.EIO) {
+			t.Fatalf("call %d: the append gives %v, want ErrPoisoned and the cause", f.n, err)
+		}
+	}
+	within(t, 10*time.Second, "Close", func() {
+		if err := l.Close(true); f.hit && !f.harmless() && !errors.Is(err, syscall.EIO) {
+			t.Errorf("call %d: Close gives %v, want the cause", f.n, err)
+		}
+	})
+	if f.hit {
+		expectStopped(t, l)
+	}
+	checkSurvivors(t, s, contents, issued)
+	return f.hit
+}
+
+// harmless says that what failed was only preparing a generation that nobody
+// came to need.
+func (f *faulty) harmless() bool { return f.kind == "create" }
+
+func tryStore(l *Log, content []byte) (*Pending, error) {
+	body, err := l.Receive(context.Background(), bytes.NewReader(content), int64(len(content)), 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	return l.Append(storeEvent(content), body), nil
+}
+
+// expectStopped checks that a stopped log answers everyone, at once, with an
+// error.
+func expectStopped(t *testing.T, l *Log) {
+	t.Helper()
+	within(t, 10*time.Second, "an answer of a stopped log", func() {
+		ctx := context.Background()
+		_, appended := l.Append(noteEvent(1), nil).Wait()
+		_, next := l.NextClosed(ctx, 1<<40)
+		for what, err := range map[string]error{
+			"Append": appended, "NextClosed": next, "Err": l.Err(),
+			"WaitCommitted": l.WaitCommitted(ctx, 1<<60), "WaitArchived": l.WaitArchived(ctx, 1<<60),
+		} {
+			if err == nil {
+				t.Errorf("%s of a stopped log succeeds", what)
+			}
+		}
+		if free := l.memory.free; free != l.limits.BodyMemory {
+			t.Errorf("%d of %d bytes of body memory came back", free, l.limits.BodyMemory)
+		}
+	})
+}
+
+// checkSurvivors starts again and wants every committed event and payload, in
+// order, and no more than were issued.
+func checkSurvivors(t *testing.T, s *testState, contents map[Seq][]byte, issued int) {
+	t.Helper()
+	var last Seq
+	for seq := range contents {
+		last = max(last, seq)
+	}
+	entries, blocks, err := start(t, s, Bounds{Durable: last})
+	must(t, err)
+	expectContiguous(t, entries, FirstSeq)
+	if len(entries) > issued {
+		t.Fatalf("%d events came back, %d were appended", len(entries), issued)
+	}
+	for _, e := range entries {
+		seq := e.Event.Seq
+		if want, ok := contents[seq]; ok && !bytes.Equal(blocks[seq], want) {
+			t.Fatalf("the payload of %s is not what was stored", seq)
+		}
+		delete(contents, seq)
+	}
+	if len(contents) > 0 {
+		t.Fatalf("%d committed events are lost", len(contents))
+	}
+}
+
+func TestAWriteThatFailsWithAFullDiskIsNotKnownToBeLost(t *testing.T) {
+	s := newState(t)
+	full := &fs.PathError{Op: "write", Path: "payload", Err: syscall.ENOSPC}
+	l := s.open(func(o *Options) {
+		o.files = func(dir string) (frameLog, payloadFile, error) {
+			frames, payload, err := createFiles(dir)
+			return frames, fullDisk{payload, full}, err
+		}
+	})
+	_, err := store(t, l, content(1, 10)).Wait()
+	if !errors.Is(err, ErrPoisoned) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("the append gives %v, want ErrPoisoned and ENOSPC", err)
+	}
+	if _, err := tryStore(l, content(2, 10)); !errors.Is(err, ErrPoisoned) {
+		t.Errorf("a poisoned log receives a body: %v", err)
+	}
+	if err := l.Close(true); !errors.Is(err, ErrPoisoned) {
+		t.Errorf("Close gives %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(s.wal(), generationName(1, 0), segmentName)); err != nil {
+		t.Errorf("what the failed write left is not kept: %v", err)
+	}
+}
+
+type fullDisk struct {
+	payloadFile
+	err error
+}
+
+func (f fullDisk) Write([]byte) (int, error) { return 0, f.err }
+
+func TestBodiesThatWaitWhenTheLogIsPoisonedGetTheErrorAndGiveTheirMemoryBack(t *testing.T) {
+	s := newState(t)
+	gate := make(chan struct{})
+	l := s.open(func(o *Options) {
+		o.files = func(dir string) (frameLog, payloadFile, error) {
+			frames, payload, err := createFiles(dir)
+			return frames, gatedPayload{payload, gate}, err
+		}
+	})
+	var waiting []*Pending
+	for i := range 20 {
+		waiting = append(waiting, store(t, l, content(uint64(i), 1000)))
+	}
+	close(gate)
+	for _, p := range waiting {
+		if _, err := p.Wait(); !errors.Is(err, ErrPoisoned) {
+			t.Fatalf("a waiting append gives %v, want ErrPoisoned", err)
+		}
+	}
+	expectStopped(t, l)
+}
+
+// gatedPayload fails its sync once the gate opens.
+type gatedPayload struct {
+	payloadFile
+	gate chan struct{}
+}
+
+func (f gatedPayload) Sync() error { <-f.gate; return errDisk }

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/strandline-project/strandline/internal/durable"
+)
+
+// Generation is one WAL directory, which is one archive object in the making:
+// `<ordinal>.<attempt>/` with the segment file of a tidwall/wal log (frames)
+// and a file `payload` (the blocks' bytes, then, when it is closed, footer and
+// trailer: the object itself, byte for byte).
+type Generation struct {
+	Ordinal uint64 // from 1
+	Attempt uint   // 0, or more when an unclosed one was written again
+	// Trailer is that of the closed generation's object; nil while it is open.
+	Trailer *Trailer
+
+	dir string
+
+	mu      sync.Mutex
+	first   Seq      // owned by mu; 0 before the first event
+	last    Seq      // owned by mu
+	entries []Entry  // owned by mu; nil when they must be read from the footer
+	sum     uint32   // owned by mu; CRC32C of the whole object, when summed
+	summed  bool     // owned by mu
+	file    *os.File // owned by mu; for reading payloads, open while there are readers
+	readers int      // owned by mu
+	dropped bool     // owned by mu; the directory is gone
+}
+
+const payloadName = "payload"
+
+func generationName(ordinal uint64, attempt uint) string {
+	return fmt.Sprintf("%016d.%04d", ordinal, attempt)
+}
+
+// parseGenerationName is the inverse of generationName.
+func parseGenerationName(name string) (ordinal uint64, attempt uint, ok bool) {
+	if len(name) != 21 || name[16] != '.' {
+		return 0, 0, false
+	}
+	ordinal, err := strconv.ParseUint(name[:16], 10, 64)
+	if err != nil || ordinal == 0 {
+		return 0, 0, false
+	}
+	n, err := strconv.ParseUint(name[17:], 10, 16)
+	return ordinal, uint(n), err == nil && generationName(ordinal, uint(n)) == name
+}
+
+// Path is the payload file: of a closed generation, the object.
+func (g *Generation) Path() string { return filepath.Join(g.dir, payloadName) }
+
+// Size is the object's size in bytes; the generation must be closed.
+func (g *Generation) Size() int64 {
+	return int64(g.Trailer.FooterOffset+g.Trailer.FooterSize) + TrailerSize
+}
+
+// String names g for people, with its seqs.
+func (g *Generation) String() string {
+	first, last := g.Seqs()
+	return fmt.Sprintf("generation %d (%s-%s)", g.Ordinal, first, last)
+}
+
+// Seqs returns the first and the last seq of g, zero while it has none.
+func (g *Generation) Seqs() (first, last Seq) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.first, g.last
+}
+
+// extend makes committed entries visible to readers of g.
+func (g *Generation) extend(entries []Entry) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.first == 0 {
+		g.first = entries[0].Event.Seq
+	}
+	g.last = entries[len(entries)-1].Event.Seq
+	g.entries = append(g.entries, entries...)
+}
+
+// Checksum returns the CRC32C of the whole object. It was kept while writing;
+// a generation of an earlier process is read once, and checked: ErrDamaged
+// names the event whose payload is not what was written.
+func (g *Generation) Checksum() (uint32, error) {
+	g.mu.Lock()
+	sum, summed := g.sum, g.summed
+	g.mu.Unlock()
+	if summed {
+		return sum, nil
+	}
+	sum, err := g.sumFile()
+	if err != nil {
+		return 0, fmt.Errorf("summing %s: %w", g, err)
+	}
+	g.mu.Lock()
+	g.sum, g.summed = sum, true
+	g.mu.Unlock()
+	return sum, nil
+}
+
+func (g *Generation) sumFile() (uint32, error) {
+	f, err := os.Open(g.Path())
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	sum, err := updateFrom(0, f, int64(g.Trailer.FooterOffset))
+	if err != nil {
+		return 0, err
+	}
+	if sum != g.Trailer.PayloadSum {
+		return 0, g.findDamage(f)
+	}
+	if err := sumFooter(f, g.Trailer); err != nil {
+		return 0, err
+	}
+	return updateFrom(sum, f, g.Size()-int64(g.Trailer.FooterOffset))
+}
+
+// updateFrom returns the checksum of what sum covers and the next n bytes of r.
+func updateFrom(sum uint32, r io.Reader, n int64) (uint32, error) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	for n > 0 {
+		part := buf[:min(n, bufferSize)]
+		if _, err := io.ReadFull(r, part); err != nil {
+			return 0, err
+		}
+		sum = UpdateChecksum(sum, part)
+		n -= int64(len(part))
+	}
+	return sum, nil
+}
+
+// findDamage names the first event whose payload in f is not what was written.
+func (g *Generation) findDamage(f io.ReaderAt) error {
+	entries, err := g.Entries()
+	if err != nil {
+		return err
+	}
+	for i := range entries {
+		if err := readPlaced(f, entries[i].Placement, func([]byte) error { return nil }); err != nil {
+			return fmt.Errorf("the payload of seq %s: %w", entries[i].Event.Seq, err)
+		}
+	}
+	return fmt.Errorf("%w: its first %d bytes are not what was written, though every payload is", ErrDamaged, len(ObjectMagic))
+}
+
+// Entries returns the generation's entries so far, from memory or, of a
+// closed one, from the footer of its file.
+func (g *Generation) Entries() ([]Entry, error) {
+	g.mu.Lock()
+	entries := g.entries
+	g.mu.Unlock()
+	if entries != nil {
+		return entries, nil
+	}
+	footer, err := readFooter(g.Path(), g.Trailer)
+	if err != nil {
+		return nil, fmt.Errorf("reading the footer of %s: %w", g, err)
+	}
+	return footer.Entries, nil
+}
+
+// forget drops the entries held in memory, false when none were; Entries
+// reads them again.
+func (g *Generation) forget() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	had := g.entries != nil
+	g.entries = nil
+	return had
+}
+
+func (g *Generation) closed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.Trailer != nil
+}
+
+func (g *Generation) lastSeq() Seq {
+	_, last := g.Seqs()
+	return last
+}
+
+// weight is what g counts in the backlog, in bytes: payloads and entries.
+func (g *Generation) weight() int64 {
+	return int64(g.Trailer.PayloadBytes + g.Trailer.FooterRawSize - footerHeadSize)
+}
+
+// gone reports whether g was dropped: then its events are in the archive.
+func (g *Generation) gone() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.dropped
+}
+
+// acquire returns the payload file for reading, false when the generation's
+// directory is gone. Each success wants a release.
+func (g *Generation) acquire() (*os.File, bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dropped {
+		return nil, false, nil
+	}
+	if g.file == nil {
+		f, err := os.Open(g.Path())
+		if err != nil {
+			return nil, false, fmt.Errorf("opening the payload of %s: %w", g, err)
+		}
+		g.file = f
+	}
+	g.readers++
+	return g.file, true, nil
+}
+
+func (g *Generation) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.readers--; g.readers == 0 {
+		g.file.Close() //nolint:errcheck // read only
+		g.file = nil
+	}
+}
+
+// remove deletes the directory. Readers that hold the file go on.
+func (g *Generation) remove() error {
+	g.mu.Lock()
+	g.dropped = true
+	g.mu.Unlock()
+	if err := durable.RemoveAll(g.dir); err != nil {
+		return fmt.Errorf("removing %s: %w", g, err)
+	}
+	return nil
+}
+
+// readTrailer returns the trailer at the end of the file at path and the
+// file's size; nil when the file does not end in a whole, fitting trailer.
+func readTrailer(path string) (*Trailer, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	info, err := f.Stat()
+	if err != nil || info.Size() < int64(len(ObjectMagic))+TrailerSize {
+		return nil, 0, err
+	}
+	raw := make([]byte, TrailerSize)
+	if _, err := f.ReadAt(raw, info.Size()-TrailerSize); err != nil {
+		return nil, 0, err
+	}
+	trailer, err := DecodeTrailer(raw)
+	if errors.Is(err, ErrObjectVersion) {
+		return nil, 0, err
+	}
+	if err != nil || trailer.Check(info.Size()) != nil {
+		return nil, info.Size(), nil
+	}
+	return trailer, info.Size(), nil
+}
+
+// checkFooter reads the footer's bytes and nothing else: a start looks at many
+// generations and needs few.
+func checkFooter(path string, trailer *Trailer) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	return sumFooter(f, trailer)
+}
+
+func sumFooter(f io.ReaderAt, t *Trailer) error {
+	sum, err := updateFrom(0, io.NewSectionReader(f, int64(t.FooterOffset), int64(t.FooterSize)), int64(t.FooterSize))
+	if err != nil {
+		return err
+	}
+	if sum != t.FooterSum {
+		return fmt.Errorf("%w: the footer of seq %s to %s has CRC32C %08x, its trailer says %08x", ErrDamaged, t.First, t.Last, sum, t.FooterSum)
+	}
+	return nil
+}
+
+func readFooter(path string, trailer *Trailer) (*Footer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	raw := make([]byte, trailer.FooterSize)
+	if _, err := f.ReadAt(raw, int64(trailer.FooterOffset)); err != nil {
+		return nil, err
+	}
+	return DecodeFooter(trailer, raw)
+}
+
+// readPlaced reads the payload at p from f and checks every chunk.
+func readPlaced(f io.ReaderAt, p Placement, each func(chunk []byte) error) error {
+	buf := make([]byte, ChunkSize)
+	for i := uint64(0); i < Chunks(p.Length); i++ {
+		chunk := buf[:min(ChunkSize, p.Length-i*ChunkSize)]
+		if _, err := f.ReadAt(chunk, int64(p.Offset+i*ChunkSize)); errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: the file ends within chunk %d", ErrDamaged, i)
+		} else if err != nil {
+			return err
+		}
+		if got, want := Checksum(chunk), binary.LittleEndian.Uint32(p.Sums[4*i:]); got != want {
+			return fmt.Errorf("%w: chunk %d has CRC32C %08x, its frame says %08x", ErrDamaged, i, got, want)
+		}
+		if err := each(chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}

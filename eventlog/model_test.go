@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"bytes"
+	"os"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// model is a log as it should be: a list of events with their contents. The
+// real one beside it lives through appends, cuts, shipping, ends and kills.
+type model struct {
+	t *testing.T
+	s *testState
+	l *Log
+
+	events  []modelEvent
+	waiting []modelEvent // appended, answer not taken yet
+}
+
+type modelEvent struct {
+	seq     Seq
+	content []byte // nil: an event without a payload
+	pending *Pending
+}
+
+func newModel(t *testing.T) *model {
+	m := &model{t: t, s: fastState(t)}
+	m.s.history = &fakeHistory{}
+	m.open()
+	return m
+}
+
+func (m *model) open() {
+	m.l = m.s.open(func(o *Options) {
+		o.MaxEvents, o.MaxPayload = 7, 50_000
+		o.Limits.BodyMemory = bufferSize
+		last, _ := m.s.history.end()
+		o.Archived = last.Seq
+	})
+}
+
+func (m *model) append(rt *rapid.T) {
+	for range rapid.IntRange(1, 8).Draw(rt, "events") {
+		e := modelEvent{}
+		if size := rapid.IntRange(-1, 30_000).Draw(rt, "size"); size >= 0 {
+			e.content = content(uint64(size), size)
+			e.pending = store(m.t, m.l, e.content)
+		} else {
+			e.pending = m.l.Append(noteEvent(1), nil)
+		}
+		m.waiting = append(m.waiting, e)
+	}
+}
+
+// settle takes the answers: the events get the next numbers, in the order in
+// which they were appended.
+func (m *model) settle(*rapid.T) {
+	for _, e := range m.waiting {
+		e.seq = committed(m.t, e.pending)
+		if n := len(m.events); n == 0 && e.seq != FirstSeq || n > 0 && !e.seq.Follows(m.events[n-1].seq) {
+			m.t.Fatalf("event %s follows %d others", e.seq, n)
+		}
+		m.events = append(m.events, e)
+	}
+	m.waiting = nil
+}
+
+func (m *model) ship(rt *rapid.T) {
+	archive(m.t, m.l, m.s.history, rapid.IntRange(0, 5).Draw(rt, "keep"))
+}
+
+// reopen ends the log in order. All answers must be there then.
+func (m *model) reopen(rt *rapid.T) {
+	must(m.t, m.l.Close(rapid.Bool().Draw(rt, "clean")))
+	m.settle(rt)
+	m.open()
+}
+
+// kill goes on with the files as a killed process would leave them.
+func (m *model) kill(rt *rapid.T) {
+	m.settle(rt)
+	copied := fastState(m.t)
+	copied.history = m.s.history
+	copyWhileClosing(m.t, copied.root, m.s.root)
+	must(m.t, m.l.Close(false))
+	must(m.t, os.RemoveAll(m.s.root))
+	m.s = copied
+	m.open()
+}
+
+// copyWhileClosing copies a state directory until no file vanished under it.
+func copyWhileClosing(t *testing.T, to, from string) {
+	eventually(t, "the files stand still", func() bool {
+		must(t, os.RemoveAll(to))
+		return os.CopyFS(to, os.DirFS(from)) == nil
+	})
+}
+
+// check reads from a seq on and compares.
+func (m *model) check(rt *rapid.T) {
+	m.settle(rt)
+	if len(m.events) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(m.events)-1).Draw(rt, "from")
+	entries := collect(m.t, m.l, m.events[i].seq)
+	if len(entries) != len(m.events)-i {
+		m.t.Fatalf("%d events from %s on, want %d", len(entries), m.events[i].seq, len(m.events)-i)
+	}
+	local := map[uint64]bool{}
+	for _, g := range m.l.Local() {
+		local[g.Ordinal] = true
+	}
+	for k, e := range entries {
+		want := m.events[i+k]
+		if e.Event.Seq != want.seq || e.Placement.Length != uint64(len(want.content)) {
+			m.t.Fatalf("event %s of %d bytes, want %s of %d", e.Event.Seq, e.Placement.Length, want.seq, len(want.content))
+		}
+		if local[e.Placement.Ordinal] && !bytes.Equal(readBlock(m.t, m.l, e), want.content) {
+			m.t.Fatalf("the payload of %s is not what was stored", want.seq)
+		}
+	}
+	if seq, at := m.l.Committed(); seq != m.events[len(m.events)-1].seq || at <= 0 || at > time.Now().UnixNano() {
+		m.t.Fatalf("committed is %s at %d, want %s", seq, at, m.events[len(m.events)-1].seq)
+	}
+}
+
+func TestALogIsAListOfEventsWhateverHappensToIt(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newModel(t)
+		rt.Repeat(map[string]func(*rapid.T){
+			"append": m.append, "settle": m.settle, "ship": m.ship, "reopen": m.reopen, "kill": m.kill, "check": m.check,
+		})
+		m.check(rt)
+		must(t, m.l.Close(true))
+		must(t, os.RemoveAll(m.s.root))
+	})
+}

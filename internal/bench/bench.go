@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bench measures servers of the restic REST protocol under load, next
+// to each other: Strandline, `rclone serve restic`, and a baseline that writes
+// plain files durably.
+//
+// The peers take turns (A B C A B C), each in a fresh directory, with the
+// same loads, and the table shows the first peer's rate as a multiple of each
+// other's. Contents are made and hashed before the clock runs. Errors are
+// counted, and the first one is shown; a row with errors is not a result.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Op is what a load does.
+type Op string
+
+// The operations. Mixed is 60 % get, 30 % put, 8 % delete, 2 % list.
+const (
+	OpPut    Op = "put"
+	OpGet    Op = "get"
+	OpList   Op = "list"
+	OpDelete Op = "delete"
+	OpMixed  Op = "mixed"
+)
+
+// Load is one row of the table: what is asked of every peer.
+type Load struct {
+	Op       Op
+	Size     int64         // of a block in bytes, at least 16
+	Clients  int           // connections, each with one request at a time
+	Lock     bool          // a lock is stored before, as restic does
+	Duration time.Duration // the clock's time; it ends earlier when MaxOps are done
+	MaxOps   int           // at most so many operations (and, for put, prepared names)
+	Stored   int           // blocks that are there before the clock starts, for all but put
+}
+
+// String names the load: "put 64KiB @16, no lock".
+func (l Load) String() string {
+	text := fmt.Sprintf("%s %s @%d", l.Op, sizeText(l.Size), l.Clients)
+	if !l.Lock {
+		text += ", no lock"
+	}
+	return text
+}
+
+// Standard is what `strandline bench serve` measures: small, medium and large
+// blocks, stored with and without a lock, and read.
+func Standard(duration time.Duration) []Load {
+	var loads []Load
+	for _, shape := range []struct {
+		size            int64
+		clients         int
+		maxOps, readOps int
+	}{{1 << 10, 32, 200_000, 5000}, {64 << 10, 16, 30_000, 2000}, {16 << 20, 5, 160, 32}} {
+		put := Load{Op: OpPut, Size: shape.size, Clients: shape.clients, Lock: true, Duration: duration, MaxOps: shape.maxOps}
+		bare, get := put, put
+		bare.Lock = false
+		get.Op, get.Stored, get.MaxOps = OpGet, shape.readOps, 10*shape.maxOps
+		loads = append(loads, put, bare, get)
+	}
+	return loads
+}
+
+func (l Load) check() error {
+	switch {
+	case l.Size < stampSize:
+		return fmt.Errorf("load %q: blocks have at least %d bytes", l, stampSize)
+	case l.Clients < 1 || l.MaxOps < 1 || l.Duration <= 0:
+		return fmt.Errorf("load %q: clients, operations and time must be positive", l)
+	case l.Op != OpPut && l.Stored < 2:
+		return fmt.Errorf("load %q: at least two blocks must be stored before", l)
+	case l.Op == OpDelete && l.MaxOps > l.Stored:
+		return fmt.Errorf("load %q: %d deletes of %d blocks", l, l.MaxOps, l.Stored)
+	}
+	switch l.Op {
+	case OpPut, OpGet, OpList, OpDelete, OpMixed:
+		return nil
+	}
+	return fmt.Errorf("load %q: unknown operation", l)
+}
+
+// Plan is a whole run.
+type Plan struct {
+	Peers  []Peer // the first is the one that is compared with the others
+	Loads  []Load
+	Rounds int    // how often the peers take turns at each load
+	Dir    string // an existing directory on the disk to be measured
+	// Progress, if set, is called before each turn.
+	Progress func(text string)
+}
+
+// Peer is something that stores blocks.
+type Peer struct {
+	Name string
+	// Start makes it ready, with its data in dir (empty, removed later).
+	Start func(ctx context.Context, dir string) (*Instance, error)
+}
+
+// Instance is a started peer.
+type Instance struct {
+	// Client returns a client of its own for one goroutine.
+	Client func() Client
+	PID    int          // of the server's process, 0 if there is none
+	Stop   func() error // ends the server; called once
+}
+
+// Client is one connection to a peer. It belongs to one goroutine. Names are
+// 64 hex digits, bodies are as package content describes.
+type Client interface {
+	Lock(ctx context.Context) error
+	Put(ctx context.Context, name string, b body) error
+	// Get reads the block and compares it with b.
+	Get(ctx context.Context, name string, b body) error
+	List(ctx context.Context) error
+	Delete(ctx context.Context, name string) error
+	Close() error
+}
+
+// Run measures every load against every peer. The report holds what was
+// measured until an error, too.
+func Run(ctx context.Context, plan Plan) (Report, error) {
+	report := Report{Peers: peerNames(plan.Peers)}
+	for _, load := range plan.Loads {
+		if err := load.check(); err != nil {
+			return report, err
+		}
+	}
+	for _, load := range plan.Loads {
+		row := Row{Load: load, Name: load.String(), Results: make([]Result, len(plan.Peers))}
+		for round := range max(plan.Rounds, 1) {
+			for i, peer := range plan.Peers {
+				plan.progress("%s: %s, round %d of %d", peer.Name, load, round+1, max(plan.Rounds, 1))
+				part, err := turn(ctx, plan.Dir, peer, load)
+				if err != nil {
+					return report, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
+				}
+				row.Results[i].add(part)
+			}
+		}
+		for i := range row.Results {
+			row.Results[i].finish()
+		}
+		report.Rows = append(report.Rows, row)
+	}
+	return report, nil
+}
+
+func peerNames(peers []Peer) []string {
+	names := make([]string, len(peers))
+	for i, p := range peers {
+		names[i] = p.Name
+	}
+	return names
+}
+
+func (p *Plan) progress(format string, args ...any) {
+	if p.Progress != nil {
+		p.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+// turn measures one load against one peer, in a fresh directory.
+func turn(ctx context.Context, parent string, peer Peer, load Load) (part Result, err error) {
+	dir, err := os.MkdirTemp(parent, strings.Map(letters, peer.Name)+"-")
+	if err != nil {
+		return part, fmt.Errorf("make a directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return part, fmt.Errorf("make a directory: %w", err)
+	}
+	instance, err := peer.Start(ctx, dir)
+	if err != nil {
+		return part, fmt.Errorf("start: %w", err)
+	}
+	part, err = drive(ctx, instance, load)
+	if err == nil && instance.PID > 0 {
+		part.PeakRSS, err = PeakRSS(instance.PID)
+	}
+	return part, errors.Join(err, instance.Stop())
+}
+
+// letters keeps what may stand in a directory's name.
+func letters(r rune) rune {
+	if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+		return r
+	}
+	return '-'
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// driver runs one load against one instance.
+type driver struct {
+	load    Load
+	content *content
+	next    atomic.Int64 // the next block that nobody has put yet
+	started atomic.Int64 // operations begun, of load.MaxOps
+	doomed  atomic.Int64 // the next block to delete
+}
+
+// drive prepares contents and connections, lets the clock run, and returns
+// what was measured. An error means that there is no measurement; a failed
+// operation is part of one.
+func drive(ctx context.Context, instance *Instance, load Load) (Result, error) {
+	d := &driver{load: load, content: newContent(load.names(), load.Size)}
+	clients := make([]Client, load.Clients)
+	for i := range clients {
+		clients[i] = instance.Client()
+		defer clients[i].Close() // it has said all it had to say
+	}
+	if load.Lock {
+		if err := clients[0].Lock(ctx); err != nil {
+			return Result{}, fmt.Errorf("store the lock: %w", err)
+		}
+	}
+	if err := d.prepare(ctx, clients); err != nil {
+		return Result{}, fmt.Errorf("store the blocks to work on: %w", err)
+	}
+	unix.Sync() // what the peer before left to the kernel is not to be paid for by this one
+	return d.measure(ctx, clients), ctx.Err()
+}
+
+// names is how many different blocks the load can come to store.
+func (l Load) names() int {
+	if l.Op == OpPut || l.Op == OpMixed {
+		return l.Stored + l.MaxOps
+	}
+	return l.Stored
+}
+
+// prepare stores the blocks that are there before the clock starts.
+func (d *driver) prepare(ctx context.Context, clients []Client) error {
+	if d.load.Op == OpPut {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, client := range clients {
+		group.Go(func() error {
+			for i := d.next.Add(1) - 1; i < int64(d.load.Stored); i = d.next.Add(1) - 1 {
+				if err := client.Put(ctx, d.content.names[i], d.content.body(int(i))); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	d.next.Store(int64(d.load.Stored))
+	return err
+}
+
+// measure lets every client work until the time or the operations are over.
+func (d *driver) measure(ctx context.Context, clients []Client) Result {
+	parts := make([]Result, len(clients))
+	start := time.Now()
+	deadline := start.Add(d.load.Duration)
+	var group sync.WaitGroup
+	for i, client := range clients {
+		group.Go(func() { parts[i] = d.work(ctx, client, deadline) })
+	}
+	group.Wait()
+	whole := Result{Elapsed: time.Since(start)}
+	for _, part := range parts {
+		whole.add(part)
+	}
+	return whole
+}
+
+func (d *driver) work(ctx context.Context, client Client, deadline time.Time) Result {
+	var r Result
+	r.latencies = make([]time.Duration, 0, min(d.load.MaxOps, 1<<16))
+	for ctx.Err() == nil && d.started.Add(1) <= int64(d.load.MaxOps) {
+		begin := time.Now()
+		if begin.After(deadline) {
+			break
+		}
+		bytes, err := d.one(ctx, client)
+		r.latencies = append(r.latencies, time.Since(begin))
+		r.note(bytes, err)
+	}
+	return r
+}
+
+// one does one operation and returns the bytes of blocks that it moved.
+func (d *driver) one(ctx context.Context, client Client) (int64, error) {
+	op := d.load.Op
+	if op == OpMixed {
+		op = mixed(rand.IntN(100))
+	}
+	switch op {
+	case OpPut:
+		i := d.next.Add(1) - 1
+		return d.load.Size, client.Put(ctx, d.content.names[i], d.content.body(int(i)))
+	case OpDelete:
+		return 0, client.Delete(ctx, d.content.names[d.deletable()])
+	case OpList:
+		return 0, client.List(ctx)
+	}
+	i := d.readable()
+	return d.load.Size, client.Get(ctx, d.content.names[i], d.content.body(i))
+}
+
+func mixed(dice int) Op {
+	switch {
+	case dice < 60:
+		return OpGet
+	case dice < 90:
+		return OpPut
+	case dice < 98:
+		return OpDelete
+	}
+	return OpList
+}
+
+// readable picks a block that is there: in a mixed load the first half of the
+// stored ones is for reading, and deletes take the second.
+func (d *driver) readable() int {
+	if d.load.Op == OpMixed {
+		return rand.IntN((d.load.Stored + 1) / 2)
+	}
+	return rand.IntN(d.load.Stored)
+}
+
+// deletable picks the next block to delete. A mixed load may come round to
+// one that is gone, which is also answered.
+func (d *driver) deletable() int {
+	i := int(d.doomed.Add(1) - 1)
+	if d.load.Op == OpMixed {
+		kept := (d.load.Stored + 1) / 2
+		return kept + i%(d.load.Stored-kept)
+	}
+	return i
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// opTimeout is how long an operation may take before it counts as an error.
+const opTimeout = time.Minute
+
+// Target is a machine's path on a server, over plain HTTP/1.1.
+type Target struct {
+	addr   string // host:port
+	prefix string // of every request's path, ends with a slash
+	auth   string // value of the Authorization header, "" for none
+}
+
+// ParseTarget reads an address like http://USER:PASSWORD@HOST:PORT/alice/laptop/.
+func ParseTarget(address string) (Target, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" || u.Host == "" {
+		return Target{}, errors.New("the address to measure: write http://HOST:PORT/ACCOUNT/MACHINE/")
+	}
+	t := Target{addr: u.Host, prefix: strings.TrimSuffix(u.EscapedPath(), "/") + "/"}
+	if u.Port() == "" {
+		t.addr += ":80"
+	}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		t.auth = "Basic " + base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password))
+	}
+	return t, nil
+}
+
+// Running is a peer that somebody else has started.
+func Running(name string, t Target) Peer {
+	return Peer{Name: name, Start: func(ctx context.Context, _ string) (*Instance, error) {
+		if err := t.create(ctx); err != nil {
+			return nil, err
+		}
+		return &Instance{Client: t.client, Stop: func() error { return nil }}, nil
+	}}
+}
+
+// create registers the machine.
+func (t Target) create(ctx context.Context) error {
+	c := t.client()
+	err := c.(*restClient).do(ctx, "POST", "?create=true", nil, nil)
+	return errors.Join(err, c.Close())
+}
+
+func (t Target) client() Client { return &restClient{target: t} }
+
+// restClient implements Client over one connection. It writes its requests by
+// hand: a load generator must cost less than what it measures, and net/http's
+// client would cost about as much as the server.
+type restClient struct {
+	target Target
+	conn   net.Conn // nil before the first request and after an error
+	in     *bufio.Reader
+	head   []byte // of the request in the making
+	buf    []byte // for the answer's body
+}
+
+var _ Client = (*restClient)(nil)
+
+// Lock stores a small unique block of kind locks.
+func (c *restClient) Lock(ctx context.Context) error {
+	b := body{}
+	rand.Read(b.head[:])
+	return c.do(ctx, "POST", "locks/"+hashBody(b), &b, nil)
+}
+
+// Put stores b under its name.
+func (c *restClient) Put(ctx context.Context, name string, b body) error {
+	return c.do(ctx, "POST", "data/"+name, &b, nil)
+}
+
+// Get reads a block and compares it with b.
+func (c *restClient) Get(ctx context.Context, name string, b body) error {
+	return c.do(ctx, "GET", "data/"+name, nil, func(answer *http.Response) error {
+		if int64(len(c.buf)) < b.size() {
+			c.buf = make([]byte, b.size())
+		}
+		if answer.ContentLength != b.size() {
+			return fmt.Errorf("%d bytes instead of %d: %w", answer.ContentLength, b.size(), errWrongBytes)
+		}
+		if _, err := io.ReadFull(answer.Body, c.buf[:b.size()]); err != nil {
+			return err
+		}
+		if !b.equals(c.buf[:b.size()]) {
+			return errWrongBytes
+		}
+		return nil
+	})
+}
+
+// List reads the listing of all data blocks.
+func (c *restClient) List(ctx context.Context) error { return c.do(ctx, "GET", "data/", nil, nil) }
+
+// Delete removes a block.
+func (c *restClient) Delete(ctx context.Context, name string) error {
+	return c.do(ctx, "DELETE", "data/"+name, nil, nil)
+}
+
+// Close hangs up.
+func (c *restClient) Close() error {
+	if c.conn == nil {
+		return nil
+	}
+	conn := c.conn
+	c.conn = nil
+	return conn.Close()
+}
+
+// do sends one request and reads its whole answer. After an error the
+// connection is not used again.
+func (c *restClient) do(ctx context.Context, method, path string, b *body, read func(*http.Response) error) error {
+	err := c.exchange(ctx, method, path, b, read)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("%s %s: %w", method, path, err), c.Close())
+	}
+	return err
+}
+
+func (c *restClient) exchange(ctx context.Context, method, path string, b *body, read func(*http.Response) error) error {
+	if err := c.dial(ctx); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(opTimeout)
+	if until, ok := ctx.Deadline(); ok && until.Before(deadline) {
+		deadline = until
+	}
+	if err := c.conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	// A server may answer, and hang up, before it has read the whole body:
+	// then the answer says more than the failed write.
+	werr := c.send(method, path, b)
+	answer, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return errors.Join(werr, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 200)) // the status is the news
+		return fmt.Errorf("answered %s: %s", answer.Status, strings.TrimSpace(string(text)))
+	}
+	if werr != nil {
+		return werr
+	}
+	return c.finish(answer, read)
+}
+
+// finish reads the answer's body to its end, and hangs up if the server wants.
+func (c *restClient) finish(answer *http.Response, read func(*http.Response) error) error {
+	if read != nil {
+		if err := read(answer); err != nil {
+			return err
+		}
+	}
+	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+		return err
+	}
+	if answer.Close {
+		return c.Close()
+	}
+	return nil
+}
+
+func (c *restClient) dial(ctx context.Context) error {
+	if c.conn != nil {
+		return nil
+	}
+	dialer := net.Dialer{Timeout: opTimeout}
+	conn, err := dialer.DialContext(ctx, "tcp", c.target.addr)
+	if err != nil {
+		return err
+	}
+	c.conn = conn
+	c.in = bufio.NewReaderSize(conn, 16<<10)
+	return nil
+}
+
+// send writes the request with one system call, without copying the body.
+func (c *restClient) send(method, path string, b *body) error {
+	h := append(c.head[:0], method...)
+	h = append(h, ' ')
+	h = append(h, c.target.prefix...)
+	h = append(h, path...)
+	h = append(h, " HTTP/1.1\r\nHost: "...)
+	h = append(h, c.target.addr...)
+	h = append(h, "\r\nUser-Agent: strandline-bench\r\nAccept: application/vnd.x.restic.rest.v2\r\n"...)
+	if c.target.auth != "" {
+		h = append(h, "Authorization: "+c.target.auth+"\r\n"...)
+	}
+	parts := net.Buffers{nil}
+	length := int64(0)
+	if b != nil {
+		length = b.size()
+		parts = append(parts, b.head[:], b.tail)
+	}
+	if method == "POST" {
+		h = fmt.Appendf(h, "Content-Type: application/octet-stream\r\nContent-Length: %d\r\n", length)
+	}
+	h = append(h, "\r\n"...)
+	parts[0], c.head = h, h
+	_, err := parts.WriteTo(c.conn)
+	return err
+}

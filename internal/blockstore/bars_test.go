@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// lossyWorld is a server after a lossy start: alice/laptop held a lock then,
+// and is barred; alice/desktop held none.
+func lossyWorld(t *testing.T) *world {
+	w := newWorld(t, Options{})
+	must(t, w.Register(t.Context(), "test", Path{"alice", "desktop"}))
+	must(t, w.put(eventlog.KindLock, []byte("old lock")))
+	must(t, w.put(eventlog.KindData, []byte("old data")))
+	w.restart(w.id(laptop))
+	return w
+}
+
+func wantsBarred(t *testing.T, err error) *Barred {
+	t.Helper()
+	var b *Barred
+	if !errors.As(err, &b) {
+		t.Fatalf("got %v, want Barred", err)
+	}
+	return b
+}
+
+// locks lists alice/laptop's locks.
+func (w *world) lockCount() int {
+	w.t.Helper()
+	names, err := w.names(eventlog.KindLock)
+	must(w.t, err)
+	return len(names)
+}
+
+func inBubble(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { run(t) })
+}
+
+func TestABarredMachineMayReadAndDeleteItsLocksAndNothingElse(t *testing.T) {
+	w := lossyWorld(t)
+	for _, kind := range []eventlog.Kind{eventlog.KindData, eventlog.KindIndex, eventlog.KindRoot, eventlog.KindKey, eventlog.KindConfig, eventlog.KindLock} {
+		wantsBarred(t, w.put(kind, []byte("new")))
+		if kind != eventlog.KindLock {
+			wantsBarred(t, w.remove(kind, []byte("old data")))
+		}
+	}
+	got, err := w.get(ref(eventlog.KindData, []byte("old data")))
+	must(t, err)
+	if string(got) != "old data" {
+		t.Fatal("other bytes")
+	}
+	desktop := Path{"alice", "desktop"}
+	must(t, w.Put(t.Context(), "test", desktop, ref(eventlog.KindData, []byte("x")), bytes.NewReader([]byte("x")), 1))
+	must(t, w.remove(eventlog.KindLock, []byte("old lock")))
+	wantsBarred(t, w.put(eventlog.KindData, []byte("new"))) // still: no new session was begun
+}
+
+func TestTheRefusalOfABarTellsAllTheClientNeeds(t *testing.T) {
+	w := lossyWorld(t)
+	b := wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	bars, err := w.Bars(t.Context())
+	must(t, err)
+	if len(bars) != 1 || bars[0].Path != laptop || bars[0].Machine != w.id(laptop) {
+		t.Fatalf("bars %+v", bars)
+	}
+	for _, part := range []string{
+		"alice/laptop", bars[0].Lost.UTC().Format(time.RFC3339), bars[0].Until.UTC().Format("2006-01-02T15:04"),
+		"--no-lock", "restic unlock", "strandline release alice/laptop",
+	} {
+		if !strings.Contains(b.Reason, part) {
+			t.Errorf("it does not say %q: %s", part, b.Reason)
+		}
+	}
+	if b.Machine != "alice/laptop" {
+		t.Errorf("machine %q", b.Machine)
+	}
+}
+
+func TestABarEndsWithANewLockAfterTheOldOnesAreGone(t *testing.T) {
+	w := lossyWorld(t)
+	must(t, w.remove(eventlog.KindLock, []byte("old lock")))
+	must(t, w.put(eventlog.KindLock, []byte("new lock")))
+	must(t, w.put(eventlog.KindData, []byte("new data")))
+	history := w.history()
+	for i, ev := range history {
+		if ev.Type != eventlog.HoldReleased {
+			continue
+		}
+		next := history[i+1]
+		if next.Type != eventlog.BlockStored || next.Kind != eventlog.KindLock || ev.Machine != w.id(laptop) {
+			t.Fatalf("%+v is followed by %+v", ev, next)
+		}
+		return
+	}
+	t.Fatal("the bar was not lifted by an event")
+}
+
+func TestParallelNewLocksLiftABarOnce(t *testing.T) {
+	w := lossyWorld(t)
+	must(t, w.remove(eventlog.KindLock, []byte("old lock")))
+	var results []<-chan error
+	for i := range 8 {
+		results = append(results, later(func() error { return w.put(eventlog.KindLock, bytesOf(i, 20)) }))
+	}
+	for _, result := range results {
+		must(t, <-result)
+	}
+	if n := w.count(eventlog.HoldReleased); n != 1 || w.lockCount() != 8 {
+		t.Fatalf("%d releases, %d locks", n, w.lockCount())
+	}
+}
+
+func TestTheOperatorReleasesAMachine(t *testing.T) {
+	w := lossyWorld(t)
+	released, err := w.Release(t.Context(), "operator", laptop)
+	must(t, err)
+	if !released || w.lockCount() != 0 {
+		t.Fatalf("released %v, %d locks left", released, w.lockCount())
+	}
+	if w.events.Archived() < w.committed() {
+		t.Error("it is not archived")
+	}
+	must(t, w.put(eventlog.KindData, []byte("new")))
+	released, err = w.Release(t.Context(), "operator", laptop)
+	must(t, err)
+	if released {
+		t.Fatal("released twice")
+	}
+	_, err = w.Release(t.Context(), "operator", Path{"bob", "x"})
+	wants(t, err, ErrNoMachine)
+}
+
+func TestABarEndsAfterThirtyMinutesOfServing(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := lossyWorld(t)
+		time.Sleep(barTime - time.Second)
+		wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+		if w.lockCount() != 1 {
+			t.Fatal("the lock went too early")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		// The session that slept through the bar finds its lock gone.
+		if w.lockCount() != 0 {
+			t.Fatal("the old lock is still there")
+		}
+		must(t, w.put(eventlog.KindRoot, []byte("root")))
+		for _, ev := range w.history() {
+			if ev.Type == eventlog.HoldReleased && (ev.Actor != "server" || ev.Cause == "") {
+				t.Errorf("%+v", ev)
+			}
+		}
+		w.stop()
+	})
+}
+
+func TestTheTimeOfABarBeginsAnewAfterARestart(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := lossyWorld(t)
+		time.Sleep(barTime - time.Minute)
+		w.restart() // not lossy, but the bar stands in the view
+		time.Sleep(barTime - time.Minute)
+		wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		must(t, w.put(eventlog.KindRoot, []byte("root")))
+		w.stop()
+	})
+}
+
+func TestASecondLossKeepsTheBarAndALaterLockIsOld(t *testing.T) {
+	w := lossyWorld(t)
+	w.restart(w.id(laptop))
+	wantsBarred(t, w.put(eventlog.KindLock, []byte("new lock")))
+	_, err := w.Release(t.Context(), "operator", laptop)
+	must(t, err)
+	must(t, w.put(eventlog.KindLock, []byte("new lock")))
+	w.restart(w.id(laptop))
+	wantsBarred(t, w.put(eventlog.KindLock, []byte("newer lock")))
+	must(t, w.remove(eventlog.KindLock, []byte("new lock")))
+	must(t, w.put(eventlog.KindLock, []byte("newer lock")))
+}
+
+func TestABarThatCannotBeLiftedIsTriedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := lossyWorld(t)
+		failures := 0
+		w.intercept(func(ev eventlog.Event, body *eventlog.Body, real func(eventlog.Event, *eventlog.Body) promise) promise {
+			if ev.Type == eventlog.HoldReleased && failures == 0 {
+				failures++
+				return result{err: errors.New("not now")}
+			}
+			return real(ev, body)
+		})
+		time.Sleep(barTime + time.Second)
+		synctest.Wait()
+		wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+		time.Sleep(barRetry)
+		synctest.Wait()
+		must(t, w.put(eventlog.KindRoot, []byte("root")))
+		w.stop()
+	})
+}
+
+func TestNoBarIsLiftedBeforeServing(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := emptyWorld(t, Options{})
+		w.start(nil)
+		must(t, w.Register(t.Context(), "test", laptop))
+		must(t, w.put(eventlog.KindLock, []byte("old lock")))
+		id := w.id(laptop)
+		w.stop()
+		w.hold = true
+		w.start([]eventlog.Seq{id})
+		time.Sleep(2 * barTime)
+		bars, err := w.Bars(context.Background())
+		must(t, err)
+		if len(bars) != 1 || !bars[0].Until.IsZero() {
+			t.Fatalf("bars %+v", bars)
+		}
+		w.SetMode(Serving, "")
+		b := wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+		if !strings.Contains(b.Reason, time.Now().Add(barTime).UTC().Format(time.RFC3339)) {
+			t.Errorf("it does not say until when: %s", b.Reason)
+		}
+		w.stop()
+	})
+}

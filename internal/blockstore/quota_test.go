@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockstore
+
+import (
+	"bytes"
+	"context"
+	"testing"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+func TestQuotas(t *testing.T) {
+	w := newWorld(t, Options{MaxSize: 10_000})
+	must(t, w.Register(t.Context(), "test", Path{"alice", "desktop"}))
+	must(t, w.Register(t.Context(), "test", Path{"bob", "laptop"}))
+	store := func(p Path, kind eventlog.Kind, seed, size int, declared bool) error {
+		content := bytesOf(seed, size)
+		n := int64(size)
+		if !declared {
+			n = -1
+		}
+		return w.Put(context.Background(), "test", p, ref(kind, content), bytes.NewReader(content), n)
+	}
+	must(t, store(laptop, eventlog.KindData, 1, 6000, true))
+	wants(t, store(laptop, eventlog.KindData, 2, 4001, true), ErrQuota)
+	wants(t, store(laptop, eventlog.KindData, 2, 4001, false), ErrQuota)
+	wants(t, store(Path{"alice", "desktop"}, eventlog.KindData, 2, 4001, true), ErrQuota) // it is the account's
+	must(t, store(Path{"bob", "laptop"}, eventlog.KindData, 2, 4001, true))
+	must(t, store(laptop, eventlog.KindData, 3, 4000, false))
+	wants(t, store(laptop, eventlog.KindData, 4, 1, true), ErrQuota)
+	wants(t, store(laptop, eventlog.KindData, 4, 1, false), ErrQuota)
+	must(t, store(laptop, eventlog.KindData, 1, 6000, true)) // it is there already
+	must(t, store(laptop, eventlog.KindData, 1, 6000, false))
+	must(t, store(laptop, eventlog.KindLock, 5, 100, true)) // to make room, one needs a lock
+	must(t, w.remove(eventlog.KindLock, bytesOf(5, 100)))
+	must(t, w.remove(eventlog.KindData, bytesOf(1, 6000)))
+	must(t, store(laptop, eventlog.KindData, 4, 6000, true))
+	if len(w.quota.reserved) != 0 {
+		t.Errorf("still reserved: %v", w.quota.reserved)
+	}
+}
+
+func TestParallelPutsStayWithinTheQuota(t *testing.T) {
+	for _, declared := range []bool{true, false} {
+		w := newWorld(t, Options{MaxSize: 10_000})
+		var results []<-chan error
+		for i := range 30 {
+			content := bytesOf(i, 1000)
+			size := int64(1000)
+			if !declared {
+				size = -1
+			}
+			results = append(results, later(func() error {
+				return w.Put(context.Background(), "test", laptop, ref(eventlog.KindData, content), bytes.NewReader(content), size)
+			}))
+		}
+		stored := 0
+		for _, result := range results {
+			if err := <-result; err == nil {
+				stored++
+			} else {
+				wants(t, err, ErrQuota)
+			}
+		}
+		if stored == 0 || stored > 10 {
+			t.Errorf("%d blocks of 1000 bytes stored", stored)
+		}
+		if len(w.quota.reserved) != 0 {
+			t.Errorf("still reserved: %v", w.quota.reserved)
+		}
+	}
+}

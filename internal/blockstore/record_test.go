@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blockstore
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/projector"
+)
+
+func TestDigestsAreRecordedAndHold(t *testing.T) {
+	w := emptyWorld(t, Options{Ack: AckCommitted})
+	w.every = 10
+	w.start(nil)
+	w.recorder.Begin()
+	must(t, w.Register(t.Context(), "test", laptop))
+	for i := range 60 {
+		must(t, w.put(eventlog.KindData, bytesOf(i, 10)))
+	}
+	eventually(t, "five records", func() bool { return w.count(eventlog.StateRecorded) >= 5 })
+	closeStore(t, w)
+	must(t, w.recorder.Close(t.Context()))
+	w.settle()
+	for i, view := range []*projector.View{w.machines.View, w.blocks.View} {
+		if err := w.runners[i].Err(); err != nil {
+			t.Fatal(err)
+		}
+		if compared, skipped := view.Recorded(); compared < 5 || skipped != 0 {
+			t.Errorf("the %s view compared %d and skipped %d", view.Name(), compared, skipped)
+		}
+	}
+	history := w.history()
+	last := history[len(history)-1]
+	if last.Type != eventlog.StateRecorded || len(last.Views) != 2 || last.Views[0].AsOf != last.Seq-1 {
+		t.Errorf("the end is %+v", last)
+	}
+	var previous eventlog.Seq
+	for _, ev := range history[:len(history)-1] {
+		if ev.Type != eventlog.StateRecorded {
+			continue
+		}
+		for _, state := range ev.Views {
+			if state.AsOf != previous && state.AsOf != ev.Seq-1 {
+				t.Errorf("record %s is as of %s, the one before is %s", ev.Seq, state.AsOf, previous)
+			}
+		}
+		previous = ev.Seq
+	}
+	w.reproject()
+}
+
+func closeStore(t *testing.T, w *world) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	must(t, w.Close(ctx))
+}
+
+func TestNothingIsRecordedWhenNothingHappened(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		w.recorder.Begin()
+		w.settle()
+		if n := w.count(eventlog.StateRecorded); n != 1 {
+			t.Fatalf("%d records at the start", n)
+		}
+		time.Sleep(3 * recordInterval)
+		if n := w.count(eventlog.StateRecorded); n != 1 {
+			t.Fatalf("%d records in silence", n)
+		}
+		must(t, w.put(eventlog.KindData, []byte("x")))
+		time.Sleep(2 * recordInterval)
+		if n := w.count(eventlog.StateRecorded); n != 2 {
+			t.Fatalf("%d records after one event", n)
+		}
+		closeStore(t, w)
+		must(t, w.recorder.Close(t.Context()))
+		// A clean end is one more event, so that its object is not empty.
+		if n := w.count(eventlog.StateRecorded); n != 3 {
+			t.Fatalf("%d records at the end", n)
+		}
+		w.stop()
+	})
+}
+
+func TestAStoppedViewEndsTheRecordingWithAReason(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.recorder.Begin()
+	must(t, w.put(eventlog.KindData, []byte("x")))
+	w.still.shut()
+	before := w.committed()
+	pending := later(func() error { return w.put(eventlog.KindData, []byte("y")) })
+	must(t, w.events.WaitCommitted(t.Context(), before))
+	w.stopView()
+	wantsUnavailable(t, <-pending)
+	if err := w.recorder.Close(t.Context()); err == nil {
+		t.Fatal("a digest of a stopped view was recorded")
+	}
+}
+
+// laggard is a view that has passed the record kept, and no later one.
+type laggard struct {
+	*projector.View
+	kept eventlog.Seq
+}
+
+func (v laggard) Kept() (eventlog.Seq, projector.Digest) { return v.kept, projector.Digest{} }
+
+func TestAViewThatHasNotPassedTheLastRecordIsLeftOutOfTheNext(t *testing.T) {
+	w := newWorld(t, Options{})
+	first := w.committed()
+	recorder := NewRecorder(w.events, []Recorded{w.machines.View, laggard{w.blocks.View, first - 1}}, nil, 0, quiet)
+	recorder.last = first
+	must(t, w.put(eventlog.KindData, []byte("x")))
+	must(t, recorder.recordPrevious())
+	w.settle()
+	history := w.history()
+	if last := history[len(history)-1]; last.Type != eventlog.StateRecorded || len(last.Views) != 0 {
+		t.Errorf("recorded %+v", last)
+	}
+	before := recorder.last
+	must(t, w.put(eventlog.KindData, []byte("y")))
+	must(t, recorder.recordPrevious())
+	history = w.history()
+	if last := history[len(history)-1]; len(last.Views) != 1 || last.Views[0].Name != "machine" || last.Views[0].AsOf != before {
+		t.Errorf("recorded %+v", last)
+	}
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+// Package e2e tests the program as its users run it: a real process on real
+// ports, killed with real signals, spoken to by real clients. What needs only
+// Go runs in every go test; what needs restic or MinIO runs with
+// STRANDLINE_TESTS=all.
+//
+// A test begins with newWorld, which has a state directory and an archive, and
+// starts servers on it. Whatever a server printed is shown when its test
+// fails. Random moments come from a seed, which is logged and can be given
+// back in STRANDLINE_SEED.
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// program is the strandline that all tests run, built by TestMain.
+var program string
+
+func TestMain(m *testing.M) {
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "strandline-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make a directory for the program:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "strandline")
+	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/strandline").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the program: %v\n%s", err, out)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// newRandom returns random numbers that can be had again.
+func newRandom(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("STRANDLINE_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("STRANDLINE_SEED=%s: %v", text, err)
+		}
+	}
+	t.Logf("STRANDLINE_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

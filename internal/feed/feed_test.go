@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package feed
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+func TestAPublishedEventWakesEveryWaker(t *testing.T) {
+	f := start(t, Options{})
+	one, two := f.Waker(), f.Waker()
+	f.Publish(entryAt(at+1), at)
+	heard(t, one)
+	heard(t, two)
+	if !one.take(at) || !two.take(at) {
+		t.Error("the hint is not about the published event")
+	}
+	if s := f.Stats(); s.Published != 1 || s.Dropped != 0 || s.Refused != 0 || !s.Connected {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+func TestAClosedWakerHearsNothingMore(t *testing.T) {
+	f := start(t, Options{})
+	gone, stays := f.Waker(), f.Waker()
+	gone.Close()
+	f.Publish(entryAt(at+1), at)
+	heard(t, stays)
+	if gone.take(at) {
+		t.Error("a closed waker got a hint")
+	}
+}
+
+func TestEventsArriveInOrder(t *testing.T) {
+	f := start(t, Options{ListenAddr: "127.0.0.1:0"})
+	sub := listen(t, f.Addr(), testLog)
+	const n = 2000
+	for i := range n {
+		f.Publish(entryAt(at+eventlog.Seq(i)), at)
+	}
+	for i := range n {
+		msg, err := sub.NextMsgWithContext(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seq, err := f.subjects.hint(msg); err != nil || seq != at+eventlog.Seq(i) {
+			t.Fatalf("message %d is %s, %v", i, seq, err)
+		}
+	}
+}
+
+// listen subscribes like a program on another host.
+func listen(t *testing.T, addr string, log eventlog.ID, options ...nats.Option) *nats.Subscription {
+	t.Helper()
+	conn, err := nats.Connect("nats://"+addr, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	sub, err := conn.SubscribeSync(subjectsOf(log).all())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return sub
+}
+
+func TestPublishNeverBlocks(t *testing.T) {
+	tests := []struct {
+		name     string
+		size     int // of each event's raw bytes
+		publish  int
+		accepted int
+	}{
+		{"when the queue is full of events", 10, queueEvents + 50, queueEvents},
+		{"when the queue is full of bytes", queueBytes / 4, 9, 4},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := &Feed{queue: make(chan news, queueEvents)} // nobody takes anything out
+			entry := &eventlog.Entry{Raw: make([]byte, tt.size)}
+			for range tt.publish {
+				f.Publish(entry, 0)
+			}
+			if got := len(f.queue); got != tt.accepted {
+				t.Errorf("%d events queued, want %d", got, tt.accepted)
+			}
+			if got := f.dropped.Load(); got != uint64(tt.publish-tt.accepted) {
+				t.Errorf("%d events dropped, want %d", got, tt.publish-tt.accepted)
+			}
+			if got := f.queued.Load(); got != int64(tt.accepted*tt.size) {
+				t.Errorf("%d bytes counted, want %d", got, tt.accepted*tt.size)
+			}
+		})
+	}
+}
+
+func TestCloseSendsWhatIsQueued(t *testing.T) {
+	outside := startOutside(t)
+	f := start(t, Options{URL: outside.url()})
+	sub := listen(t, strings.TrimPrefix(outside.url(), "nats://"), testLog)
+	for i := range 100 {
+		f.Publish(entryAt(at+eventlog.Seq(i)), at)
+	}
+	f.Close()
+	for range 100 {
+		if _, err := sub.NextMsgWithContext(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAClosedFeedDropsAndItsWakersGoBySilence(t *testing.T) {
+	f := start(t, Options{})
+	w := f.Waker()
+	f.Close()
+	f.Close()
+	f.Publish(entryAt(at), 0)
+	if s := f.Stats(); s.Dropped != 1 || s.Connected {
+		t.Errorf("stats %+v", s)
+	}
+	if err := w.Wait(testContext(t), at); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCloseIsBoundedWhileNATSIsAway(t *testing.T) {
+	outside := startOutside(t)
+	f := start(t, Options{URL: outside.url()})
+	outside.kill()
+	for i := range 1000 {
+		f.Publish(entryAt(at+eventlog.Seq(i)), at)
+	}
+	begin := time.Now()
+	f.Close()
+	if took := time.Since(begin); took > 2*flushTimeout {
+		t.Errorf("closing took %s", took)
+	}
+	if s := f.Stats(); s.Published+s.Dropped != 1000 {
+		t.Errorf("%d published and %d dropped of 1000", s.Published, s.Dropped)
+	}
+}
+
+func TestTheReaderReachesTheEndWhileNATSIsKilledAndStartedAgain(t *testing.T) {
+	outside := startOutside(t)
+	f := start(t, Options{URL: outside.url()})
+	w, log := f.Waker(), &memoryLog{last: at}
+	const rounds, each = 5, 200
+	reached := log.follow(t, w, at+rounds*each)
+	for round := range rounds {
+		for i := range each {
+			if i == each/2 {
+				outside.kill()
+			}
+			seq := at + eventlog.Seq(round*each+i+1)
+			log.append(seq)
+			f.Publish(entryAt(seq), at)
+		}
+		outside.start()
+	}
+	reached()
+	until(t, "connected again", func() bool { return f.Stats().Connected && f.sub.IsConnected() })
+	if err := f.sub.Flush(); err != nil { // the subscription has reached the new server
+		t.Fatal(err)
+	}
+	end := at + rounds*each
+	for w.take(end) {
+	}
+	f.Publish(entryAt(end+1), at)
+	until(t, "hints come over the new server", func() bool { return w.take(end) })
+}
+
+func TestANATSThatIsDownAtStartIsConnectedWhenItComes(t *testing.T) {
+	outside := startOutside(t)
+	outside.kill()
+	f := start(t, Options{URL: outside.url()})
+	w := f.Waker()
+	f.Publish(entryAt(at), 0)
+	until(t, "an event is dropped", func() bool { return f.Stats().Dropped == 1 })
+	outside.start()
+	until(t, "connected", func() bool { return f.Stats().Connected && f.sub.IsConnected() })
+	if err := f.sub.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	f.Publish(entryAt(at+1), 0)
+	heard(t, w)
+}
+
+func TestForgedAndMalformedMessagesChangeNothing(t *testing.T) {
+	outside := startOutside(t)
+	f := start(t, Options{URL: outside.url()})
+	forger, err := nats.Connect(outside.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forger.Close()
+	const lies = 5000
+	for i := range lies {
+		msg := message(math.MaxUint64 - eventlog.Seq(i%3))
+		if i%2 == 0 {
+			msg.Data[i%len(msg.Data)] ^= 0x55
+		}
+		if err := forger.PublishMsg(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, log := f.Waker(), &memoryLog{last: at}
+	reached := log.follow(t, w, at+500)
+	for seq := at + 1; seq <= at+500; seq++ {
+		log.append(seq)
+		f.Publish(entryAt(seq), at)
+		f.Publish(entryAt(seq), at) // a duplicate
+		f.Publish(entryAt(at+1), at)
+	}
+	reached()
+	until(t, "the malformed half is refused", func() bool { return f.Stats().Refused == lies/2 })
+}
+
+func TestASlowConsumerLosesHintsAndNothingElse(t *testing.T) {
+	f := start(t, Options{ListenAddr: "127.0.0.1:0"})
+	w, log := f.Waker(), &memoryLog{last: at}
+	f.wakersMu.Lock() // the subscription's goroutine stands still
+	const n = pendingMessages + 5000
+	for i := range n {
+		for len(f.queue) > queueEvents/2 {
+			time.Sleep(time.Millisecond) // the queue's bound is another test's business
+		}
+		log.append(at + eventlog.Seq(i+1))
+		f.Publish(entryAt(at+eventlog.Seq(i+1)), at)
+	}
+	until(t, "NATS drops hints", func() bool {
+		dropped, err := f.hints.Dropped()
+		return err == nil && dropped > 0
+	})
+	f.wakersMu.Unlock()
+	log.follow(t, w, at+n)()
+	until(t, "later hints arrive", func() bool {
+		f.Publish(entryAt(at+n+1), at)
+		return w.take(at + n)
+	})
+}
+
+func TestStartRefuses(t *testing.T) {
+	outside := startOutside(t)
+	tests := []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"a log without id", Options{}, "not known"},
+		{"a port beyond loopback without password", Options{LogID: testLog, ListenAddr: "0.0.0.0:0"}, "not loopback"},
+		{"a port on every address without password", Options{LogID: testLog, ListenAddr: ":0"}, "not loopback"},
+		{"an address without port", Options{LogID: testLog, ListenAddr: "127.0.0.1"}, "write host:port"},
+		{"a port that is no number", Options{LogID: testLog, ListenAddr: "127.0.0.1:nats"}, "must be a number"},
+		{"a port in use", Options{LogID: testLog, ListenAddr: strings.TrimPrefix(outside.url(), "nats://")}, "in use"},
+		{"credentials that are not there", Options{LogID: testLog, URL: outside.url(), CredsFile: "absent.creds"}, "absent.creds"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			tt.o.Logger = slog.New(slog.DiscardHandler)
+			f, err := Start(ctx, tt.o)
+			if err == nil {
+				f.Close()
+				t.Fatal("started")
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q does not say %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestTheEmbeddedServerOpensNoPortByDefault(t *testing.T) {
+	f := start(t, Options{})
+	if f.Addr() != "" || f.server.server.Addr() != nil {
+		t.Errorf("it listens on %q, %v", f.Addr(), f.server.server.Addr())
+	}
+}
+
+func TestConsumersMayReadOneLogAndPublishNothing(t *testing.T) {
+	f := start(t, Options{ListenAddr: "127.0.0.1:0"})
+	w := f.Waker()
+	refusals := make(chan error, 10)
+	options := nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refusals <- err })
+	conn, err := nats.Connect("nats://"+f.Addr(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.SubscribeSync(">"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.PublishMsg(message(at + 9)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // one for each
+		select {
+		case err := <-refusals:
+			if !strings.Contains(strings.ToLower(err.Error()), "permissions violation") {
+				t.Errorf("refused with %v", err)
+			}
+		case <-testContext(t).Done():
+			t.Fatal("not refused")
+		}
+	}
+	if w.take(at) {
+		t.Error("a forged message came through")
+	}
+}
+
+func TestAPasswordIsAskedFor(t *testing.T) {
+	f := start(t, Options{ListenAddr: "127.0.0.1:0", ListenPassword: "open sesame"})
+	if conn, err := nats.Connect("nats://" + f.Addr()); err == nil {
+		conn.Close()
+		t.Error("connected without a password")
+	}
+	sub := listen(t, f.Addr(), testLog, nats.UserInfo(outsideUser, "open sesame"))
+	f.Publish(entryAt(at), 0)
+	if _, err := sub.NextMsgWithContext(testContext(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestURLsAreLoggedWithoutSecrets(t *testing.T) {
+	for in, want := range map[string]string{
+		"nats://u:secret@a:4222, nats://token@b": "nats://a:4222,nats://b",
+		"nats://a:4222":                          "nats://a:4222",
+		"":                                       "",
+		"nats://secret@bad port:%zz":             "(unreadable URL)",
+	} {
+		if got := redacted(in); got != want {
+			t.Errorf("%q is shown as %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestRetriesSlowDownToTheLongestWait(t *testing.T) {
+	for attempts, want := range map[int]time.Duration{0: firstRetry, 1: firstRetry, 2: 2 * firstRetry, 8: longestWait, 1 << 30: longestWait} {
+		if got := retryDelay(attempts); got != want {
+			t.Errorf("attempt %d waits %s, want %s", attempts, got, want)
+		}
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	f := start(b, Options{})
+	f.Waker()
+	entry := entryAt(at)
+	b.ReportAllocs()
+	for b.Loop() {
+		for len(f.queue) > queueEvents/2 {
+			time.Sleep(50 * time.Microsecond)
+		}
+		f.Publish(entry, at)
+	}
+}
+
+func TestConnectionsThatTheEmbeddedServerDropsComeBack(t *testing.T) {
+	f := start(t, Options{})
+	w := f.Waker()
+	conns, err := f.server.server.Connz(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := f.sub.Stats().Reconnects + f.pub.Stats().Reconnects
+	for _, c := range conns.Conns {
+		if err := f.server.server.DisconnectClientByID(c.Cid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "both are back", func() bool {
+		again := f.sub.Stats().Reconnects + f.pub.Stats().Reconnects
+		return again == before+2 && f.sub.IsConnected() && f.pub.IsConnected()
+	})
+	if err := f.sub.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	f.Publish(entryAt(at+1), at)
+	heard(t, w)
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// State is what a server is at one moment. A seq of 0 stands for none, and a
+// lag that is not known is left at its zero value together with its seq.
+type State struct {
+	Mode  string // one of Modes
+	Ready bool   // answers clients
+
+	Committed, Archived eventlog.Seq  // watermarks
+	LagEvents           uint64        // committed and not archived
+	LagTime             time.Duration // age of the oldest of them; 0 for none
+	BacklogBytes        uint64        // on this disk and not archived
+	BacklogGenerations  int           // generations they lie in
+	Views               []ViewState   // applied watermarks
+
+	FeedPublished, FeedDropped, FeedRefused uint64
+	FeedConnected                           bool
+
+	Poisoned, Fenced, Lossy bool
+	Barred                  int // machines
+	Warnings                int
+
+	Phase         string // of a recovery or start that runs now; "" for none
+	PhaseDone     int64  // units of the phase
+	PhaseExpected int64  // units the phase will have; 0 when not known
+}
+
+// ViewState is a view's applied watermark.
+type ViewState struct {
+	Name      string
+	Position  eventlog.Seq
+	LagEvents uint64        // committed and not applied
+	LagTime   time.Duration // age of the oldest of them; 0 for none
+	Stopped   bool          // by a violation or an error
+}
+
+// Modes a server can be in.
+var Modes = []string{"starting", "serving", "hold", "read-only", "recovering", "standby", "fenced", "poisoned", "stopping"}
+
+type stateCollector struct {
+	source atomic.Pointer[func() State]
+
+	mode, ready                       *prometheus.Desc
+	committed, committedEpoch         *prometheus.Desc
+	archived, archivedEpoch           *prometheus.Desc
+	lagEvents, lagTime                *prometheus.Desc
+	backlogBytes, backlogGenerations  *prometheus.Desc
+	applied, appliedEpoch             *prometheus.Desc
+	viewLag, viewLagTime, viewStopped *prometheus.Desc
+	published, dropped, refused       *prometheus.Desc
+	connected                         *prometheus.Desc
+	poisoned, fenced, hold, lossy     *prometheus.Desc
+	barred, warnings                  *prometheus.Desc
+	recoveryDone, recoveryExpected    *prometheus.Desc
+}
+
+func newStateCollector() *stateCollector {
+	return &stateCollector{
+		mode:               desc("mode", "1 for the mode the server is in, 0 for the others.", "mode"),
+		ready:              desc("ready", "1 while clients are answered."),
+		committed:          desc("committed_seq", "Last event fsynced on this machine: epoch * 2^32 + counter."),
+		committedEpoch:     desc("committed_epoch", "Epoch of strandline_committed_seq."),
+		archived:           desc("archived_seq", "Last event in the bucket, proven ours: epoch * 2^32 + counter."),
+		archivedEpoch:      desc("archived_epoch", "Epoch of strandline_archived_seq."),
+		lagEvents:          desc("archive_lag_events", "Events committed and not archived; they would be lost with this machine."),
+		lagTime:            desc("archive_lag_seconds", "Age of the oldest event that is committed and not archived."),
+		backlogBytes:       desc("backlog_bytes", "Bytes on this disk that are not archived."),
+		backlogGenerations: desc("backlog_generations", "Generations on this disk that are not archived."),
+		applied:            desc("applied_seq", "Last event that a view has applied: epoch * 2^32 + counter.", "view"),
+		appliedEpoch:       desc("applied_epoch", "Epoch of strandline_applied_seq.", "view"),
+		viewLag:            desc("view_lag_events", "Events committed and not applied by a view.", "view"),
+		viewLagTime:        desc("view_lag_seconds", "Age of the oldest event that is committed and not applied by a view.", "view"),
+		viewStopped:        desc("view_stopped", "1 when a violation or an error has stopped the view.", "view"),
+		published:          desc("feed_published_total", "Events handed to NATS."),
+		dropped:            desc("feed_dropped_total", "Events not published: NATS was away or slow. Readers find them in the log."),
+		refused:            desc("feed_refused_total", "Messages on the feed that were no event of this log."),
+		connected:          desc("feed_connected", "1 while NATS answers."),
+		poisoned:           desc("poisoned", "1 after a failed write or sync: nothing is committed any more."),
+		fenced:             desc("fenced", "1 when another server owns the log."),
+		hold:               desc("hold", "1 while writes are held."),
+		lossy:              desc("lossy_start", "1 when this start may have lost something acknowledged."),
+		barred:             desc("barred_machines", "Machines whose writes are refused until their interrupted session is over."),
+		warnings:           desc("warnings", "Warnings that status shows now."),
+		recoveryDone:       desc("recovery_done", "Units done of the phase that runs now.", "phase"),
+		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
+	}
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
+		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
+		c.published, c.dropped, c.refused, c.connected, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
+		c.recoveryDone, c.recoveryExpected,
+	} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector: one look at the state for all of
+// its metrics.
+func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
+	source := c.source.Load()
+	if source == nil {
+		return
+	}
+	s := (*source)()
+	c.collectLog(out, &s)
+	c.collectViews(out, &s)
+	c.collectFeed(out, &s)
+	c.collectHealth(out, &s)
+}
+
+func (c *stateCollector) collectLog(out chan<- prometheus.Metric, s *State) {
+	gauge(out, c.committed, float64(s.Committed))
+	gauge(out, c.committedEpoch, float64(s.Committed.Epoch()))
+	gauge(out, c.archived, float64(s.Archived))
+	gauge(out, c.archivedEpoch, float64(s.Archived.Epoch()))
+	gauge(out, c.lagEvents, float64(s.LagEvents))
+	gauge(out, c.lagTime, s.LagTime.Seconds())
+	gauge(out, c.backlogBytes, float64(s.BacklogBytes))
+	gauge(out, c.backlogGenerations, float64(s.BacklogGenerations))
+}
+
+func (c *stateCollector) collectViews(out chan<- prometheus.Metric, s *State) {
+	for _, v := range s.Views {
+		gauge(out, c.applied, float64(v.Position), v.Name)
+		gauge(out, c.appliedEpoch, float64(v.Position.Epoch()), v.Name)
+		gauge(out, c.viewLag, float64(v.LagEvents), v.Name)
+		gauge(out, c.viewLagTime, v.LagTime.Seconds(), v.Name)
+		gauge(out, c.viewStopped, truth(v.Stopped), v.Name)
+	}
+}
+
+func (c *stateCollector) collectFeed(out chan<- prometheus.Metric, s *State) {
+	count(out, c.published, s.FeedPublished)
+	count(out, c.dropped, s.FeedDropped)
+	count(out, c.refused, s.FeedRefused)
+	gauge(out, c.connected, truth(s.FeedConnected))
+}
+
+func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {
+	for _, mode := range Modes {
+		gauge(out, c.mode, truth(mode == s.Mode), mode)
+	}
+	gauge(out, c.ready, truth(s.Ready))
+	gauge(out, c.poisoned, truth(s.Poisoned))
+	gauge(out, c.fenced, truth(s.Fenced))
+	gauge(out, c.hold, truth(s.Mode == "hold"))
+	gauge(out, c.lossy, truth(s.Lossy))
+	gauge(out, c.barred, float64(s.Barred))
+	gauge(out, c.warnings, float64(s.Warnings))
+	if s.Phase != "" {
+		gauge(out, c.recoveryDone, float64(s.PhaseDone), s.Phase)
+		gauge(out, c.recoveryExpected, float64(s.PhaseExpected), s.Phase)
+	}
+}
+
+func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+}
+
+func count(out chan<- prometheus.Metric, d *prometheus.Desc, value uint64) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resticapi
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// A source (an address; of IPv6 its /64) may fail this often at once, and then
+// once in failureEvery. restic before 0.17 tries a wrong password ten times.
+const (
+	failureBurst = 20
+	failureEvery = 3 * time.Second
+	sweepEvery   = time.Minute
+)
+
+// failureLimit counts wrong passwords by source. Right ones cost nothing.
+type failureLimit struct {
+	mu      sync.Mutex
+	sources map[netip.Prefix]*failures // guarded by mu
+	swept   time.Time                  // guarded by mu
+}
+
+type failures struct {
+	left    *rate.Limiter
+	pending int // admitted and not settled: each may still turn out wrong
+}
+
+func newFailureLimit() failureLimit {
+	return failureLimit{sources: map[netip.Prefix]*failures{}}
+}
+
+// admit says whether one more password may be tried, and if not, when. Every
+// admitted one must be settled.
+func (l *failureLimit) admit(source netip.Prefix, now time.Time) (wait time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sweepLocked(now)
+	f := l.sources[source]
+	if f == nil {
+		f = &failures{left: rate.NewLimiter(rate.Every(failureEvery), failureBurst)}
+		l.sources[source] = f
+	}
+	if f.left.TokensAt(now)-float64(f.pending) < 1 {
+		return failureEvery, false
+	}
+	f.pending++
+	return 0, true
+}
+
+// settle ends an admitted try.
+func (l *failureLimit) settle(source netip.Prefix, now time.Time, right bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.sources[source]
+	f.pending--
+	if !right {
+		f.left.AllowN(now, 1)
+	}
+}
+
+// sweepLocked forgets sources that have nothing left to be forgiven.
+func (l *failureLimit) sweepLocked(now time.Time) {
+	if now.Sub(l.swept) < sweepEvery {
+		return
+	}
+	l.swept = now
+	for source, f := range l.sources {
+		if f.pending == 0 && f.left.TokensAt(now) >= failureBurst {
+			delete(l.sources, source)
+		}
+	}
+}
+
+// remoteSource is what failures are counted by; all of a Unix socket's clients
+// are one source.
+func remoteSource(remoteAddr string) netip.Prefix {
+	addr, err := netip.ParseAddrPort(remoteAddr)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip := addr.Addr().Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil { // not reached: bits suits the address
+		return netip.Prefix{}
+	}
+	return p
+}

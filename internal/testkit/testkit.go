@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package testkit gives tests the programs that they need from outside: S3
+// servers, restic, rclone, strace. It is for tests only; product code does not
+// import it.
+//
+// Tests that need one run only with STRANDLINE_TESTS=all in the environment,
+// and then a missing program is a failure. Otherwise they skip and name the
+// command that runs all, so that a plain go test needs Go alone and is quick.
+package testkit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Command is what runs every test, those that need other programs included.
+const Command = "go run ./internal/testkit/servers && STRANDLINE_TESTS=all go test -timeout 40m ./..."
+
+// All reports whether the tests that need other programs run.
+func All() bool { return os.Getenv("STRANDLINE_TESTS") == "all" }
+
+// Need returns the path of a program, such as "restic", or ends the test.
+func Need(t testing.TB, program string) string {
+	t.Helper()
+	onlyWithAll(t, program)
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatalf("%s is not installed: %v; install it, then run: %s", program, err, Command)
+	}
+	return path
+}
+
+// onlyWithAll skips the test unless all tests are to run.
+func onlyWithAll(t testing.TB, program string) {
+	t.Helper()
+	if !All() {
+		t.Skipf("needs %s; all tests are run by: %s", program, Command)
+	}
+}
+
+// Server is an S3 server for tests, built from the module that pins it.
+type Server struct {
+	Name    string // and the folder below tools/ of the module that pins it
+	Package string // the main package to build
+	Module  string
+}
+
+// The pinned servers.
+var (
+	minioServer     = Server{Name: "minio", Package: "github.com/minio/minio", Module: "github.com/minio/minio"}
+	versitygwServer = Server{Name: "versitygw", Package: "github.com/versity/versitygw/cmd/versitygw", Module: "github.com/versity/versitygw"}
+)
+
+// Servers lists the pinned servers.
+func Servers() []Server { return []Server{minioServer, versitygwServer} }
+
+// Folder returns the folder of the module that pins s.
+func (s Server) Folder() (string, error) {
+	root, err := repositoryRoot()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(root, "tools", s.Name), nil
+}
+
+// Path returns where the built server belongs: in the user's cache directory,
+// under its version.
+func (s Server) Path() (string, error) {
+	version, err := s.version()
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache directory: %w", err)
+	}
+	return filepath.Join(cache, "strandline", "servers", s.Name+"-"+version), nil
+}
+
+// version reads the pinned version out of the module's go.mod.
+func (s Server) version() (string, error) {
+	folder, err := s.Folder()
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(folder, "go.mod"))
+	if err != nil {
+		return "", fmt.Errorf("find the version of %s: %w", s.Name, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(fields) >= 2 && fields[0] == s.Module {
+			return fields[1], nil
+		}
+	}
+	return "", fmt.Errorf("%s/go.mod requires no %s", folder, s.Module)
+}
+
+// repositoryRoot finds the repository around the working directory, which in
+// a test is the package's own.
+func repositoryRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the repository: %w", err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "tools", minioServer.Name, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("find the repository: run this within it")
+		}
+	}
+}

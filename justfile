@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# Each recipe is one line that you can as well type; `just --list` shows them.
+
+# format every Go file
+fmt:
+    gofmt -l -w $(git ls-files '*.go')
+
+# vet, and the linter pinned in tools/lint
+lint:
+    go vet ./... && go build -C tools/lint -o ../../.bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint && .bin/golangci-lint run ./...
+
+# every test, with real servers and clients
+test:
+    go run ./internal/testkit/servers && STRANDLINE_TESTS=all go test -timeout 40m ./...
+
+# the core packages under the race detector
+race:
+    go test -race -short -timeout 40m ./eventlog/... ./archiver/... ./projector/... ./internal/...
+
+# every fuzz test for a while each: just fuzz 5m
+fuzz time="20s":
+    grep -rEo --include='*_test.go' '^func Fuzz\w+' . | sed -E 's|/[^/]*:func | |' | while read -r dir name; do go test -run '^$' -fuzz "^$name\$" -fuzztime {{time}} "$dir" || exit 1; done
+
+# power cuts, kills and failing disks
+crash:
+    STRANDLINE_TESTS=all go test -count=1 -timeout 40m -run 'Crash|Kill|Power|Torn|Strace|Poison|Damage' ./...
+
+# the program as its users run it: real restic, MinIO, versitygw
+e2e:
+    go run ./internal/testkit/servers && STRANDLINE_TESTS=all go test -count=1 -v -timeout 40m ./cmd/... ./internal/e2e/...
+
+# the server next to rclone serve restic and plain files, and a recovery: just bench --only 'put 1KiB'
+bench *args:
+    go run ./cmd/strandline bench serve {{args}} && go run ./cmd/strandline bench recover
+
+# write the golden files anew; review the diff
+golden:
+    go test $(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -args -update
+
+# back up, lose the machine, recover, compare
+demo *args:
+    go run ./cmd/strandline demo {{args}}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kv
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/strandline-project/strandline/projector"
+)
+
+// store is one Pebble database.
+type store struct {
+	db       *pebble.DB
+	dir      string // for errors
+	readOnly bool
+}
+
+func (s *store) Get(into, key []byte) ([]byte, bool, error) {
+	value, closer, err := s.db.Get(key)
+	return s.got(into, value, closer, err)
+}
+
+func (s *store) got(into, value []byte, closer io.Closer, err error) ([]byte, bool, error) {
+	if errors.Is(err, pebble.ErrNotFound) {
+		return into, false, nil
+	}
+	if err != nil {
+		return into, false, fmt.Errorf("read a row of %s: %w", s.dir, err)
+	}
+	into = append(into, value...)
+	if err := closer.Close(); err != nil {
+		return into, false, fmt.Errorf("read a row of %s: %w", s.dir, err)
+	}
+	return into, true, nil
+}
+
+func (s *store) NewBatch() projector.WriteBatch { return &batch{s.db.NewBatch(), s.dir} }
+
+func (s *store) Snapshot() projector.Snapshot { return &snapshot{s.db.NewSnapshot(), s} }
+
+func (s *store) Flush() error {
+	if err := s.db.Flush(); err != nil {
+		return fmt.Errorf("flush %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+func (s *store) Checkpoint(dir string) error {
+	if err := s.db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", s.dir, dir, err)
+	}
+	return nil
+}
+
+// Close flushes first: a Bulk store has no log, and what is in memory would
+// be lost; a Live one opens faster without a log to replay.
+func (s *store) Close() error {
+	var flushed error
+	if !s.readOnly {
+		flushed = s.db.Flush()
+	}
+	if err := errors.Join(flushed, s.db.Close()); err != nil {
+		return fmt.Errorf("close %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+type batch struct {
+	*pebble.Batch
+	dir string
+}
+
+func (b *batch) Set(key, value []byte) error {
+	if err := b.Batch.Set(key, value, nil); err != nil {
+		return fmt.Errorf("write a row of %s: %w", b.dir, err)
+	}
+	return nil
+}
+
+func (b *batch) Delete(key []byte) error {
+	if err := b.Batch.Delete(key, nil); err != nil {
+		return fmt.Errorf("delete a row of %s: %w", b.dir, err)
+	}
+	return nil
+}
+
+func (b *batch) Commit() error {
+	if err := b.Batch.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("commit rows to %s: %w", b.dir, err)
+	}
+	b.Reset()
+	return nil
+}
+
+type snapshot struct {
+	*pebble.Snapshot
+	store *store
+}
+
+func (s *snapshot) Get(into, key []byte) ([]byte, bool, error) {
+	value, closer, err := s.Snapshot.Get(key)
+	return s.store.got(into, value, closer, err)
+}
+
+func (s *snapshot) Range(lower, upper []byte) (projector.Cursor, error) {
+	it, err := s.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, fmt.Errorf("read rows of %s: %w", s.store.dir, err)
+	}
+	return &cursor{Iterator: it, dir: s.store.dir}, nil
+}
+
+type cursor struct {
+	*pebble.Iterator
+	dir     string
+	started bool
+}
+
+func (c *cursor) Next() bool {
+	if !c.started {
+		c.started = true
+		return c.First()
+	}
+	return c.Iterator.Next()
+}
+
+func (c *cursor) Err() error {
+	if err := c.Error(); err != nil {
+		return fmt.Errorf("read rows of %s: %w", c.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// project brings a view forward over every event that source yields after the
+// view's position. It is the one way there is: live, at start-up, in a
+// rebuild and in a recovery. On an error the view stands, committed, right
+// before the event that could not be applied.
+func project(ctx context.Context, source Source, l *lane) error {
+	from := eventlog.FirstSeq
+	if l.position != 0 {
+		from = l.position.Next()
+	}
+	for batch, err := range source.Follow(ctx, from) {
+		if err != nil {
+			return errors.Join(&sourceError{l.projector.Name(), l.position, err}, l.settle(true))
+		}
+		if err := l.apply(&batch); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil { // a source may just end then
+		return errors.Join(&sourceError{l.projector.Name(), l.position, context.Cause(ctx)}, l.settle(true))
+	}
+	return l.settle(true)
+}
+
+// sourceError says that events could not be had, which tells nothing about
+// the view.
+type sourceError struct {
+	view     string
+	position eventlog.Seq
+	err      error
+}
+
+func (e *sourceError) Error() string {
+	return fmt.Sprintf("%s view: read the events after %s: %v", e.view, e.position, e.err)
+}
+
+func (e *sourceError) Unwrap() error { return e.err }
+
+// lane is a view under way: what project keeps between two events. One
+// goroutine at a time owns it.
+type lane struct {
+	projector Projector
+	sink      sink
+	settled   func() // called after every commit
+
+	position eventlog.Seq // the last event applied, committed or not
+	time     int64        // of that event
+	gone     gone
+	changes  Changes
+}
+
+// apply applies a batch. What panics is a violation of the event in progress;
+// nothing is committed then, because nobody knows what is half done.
+func (l *lane) apply(batch *eventlog.Batch) (err error) {
+	var entry *eventlog.Entry
+	defer func() {
+		if cause := recover(); cause != nil && entry != nil {
+			err = newViolation(rulePanic, l.projector.Name(), entry, nil, "%v\n%s", cause, debug.Stack())
+		} else if cause != nil {
+			panic(cause)
+		}
+	}()
+	l.gone.take(batch)
+	for i := range batch.Entries {
+		entry = &batch.Entries[i]
+		if err := l.event(entry); err != nil {
+			return errors.Join(err, l.settle(true))
+		}
+		l.position, l.time = entry.Event.Seq, entry.Event.Time
+	}
+	return l.settle(false)
+}
+
+// event applies one event, in whole or not at all.
+func (l *lane) event(entry *eventlog.Entry) error {
+	e := &entry.Event
+	last, err := l.follows(entry)
+	if err != nil {
+		return err
+	}
+	if !e.Type.Emitted() {
+		return newViolation(RuleType, l.projector.Name(), entry, nil,
+			"this build does not know what an event of type %s means; a later version wrote it, use that one", e.Type)
+	}
+	if e.Type == eventlog.BlockDeleted && l.gone.contains(e.Undoes) {
+		return nil // store and delete cancel out, and the store was cleaned away first
+	}
+	l.changes.reset()
+	if err := l.projector.Project(entry, &l.changes); err != nil {
+		return newViolation(RuleForm, l.projector.Name(), entry, err, "%v", err)
+	}
+	if e.Type == eventlog.BlockStored && l.gone.contains(e.Reuses) {
+		l.changes.dropHistoryRequirements()
+	}
+	if err := l.sink.apply(entry, &l.changes); err != nil {
+		return err
+	}
+	if e.Type == eventlog.StateRecorded {
+		return l.sink.compare(entry, last, l.gone.horizon)
+	}
+	return nil
+}
+
+// follows checks that nothing is missing before entry, and returns the seq
+// that stood right before it in the log, cleaned away or not.
+func (l *lane) follows(entry *eventlog.Entry) (eventlog.Seq, error) {
+	e := &entry.Event
+	last := l.gone.bridge(l.position, e.Seq)
+	if !e.Seq.Follows(last) {
+		return 0, newViolation(RuleContiguous, l.projector.Name(), entry, nil,
+			"it comes after event %s, and nothing states that what lies between was cleaned away", last)
+	}
+	if (e.Type == eventlog.EpochStarted) != (e.Seq.Counter() == 1) {
+		return 0, newViolation(RuleForm, l.projector.Name(), entry, nil, "an epoch's first event, and no other, is its epoch_started")
+	}
+	if e.Type != eventlog.EpochStarted || e.Previous == last {
+		return last, nil
+	}
+	if e.Previous < last {
+		return 0, fmt.Errorf("%s view at %s: epoch %d starts after event %s: %w",
+			l.projector.Name(), l.position, e.Seq.Epoch(), e.Previous, ErrAhead)
+	}
+	return 0, newViolation(RuleContiguous, l.projector.Name(), entry, nil,
+		"the epoch starts after event %s, but the last one here is %s", e.Previous, last)
+}
+
+func (l *lane) settle(now bool) error {
+	committed, err := l.sink.settle(l.position, l.time, now)
+	if err != nil {
+		return err
+	}
+	if committed {
+		l.settled()
+	}
+	return nil
+}
+
+// gone is what a source stated as cleaned away. It need not outlive the
+// process: a view that stops inside cleaned history starts from the first
+// event again (eventlog.ErrCleaned).
+type gone struct {
+	ranges  []eventlog.Range // ascending
+	horizon eventlog.Seq     // the highest stated
+}
+
+func (g *gone) take(batch *eventlog.Batch) {
+	g.horizon = max(g.horizon, batch.Horizon)
+	for _, r := range batch.Cleaned {
+		if n := len(g.ranges); n == 0 || r.First > g.ranges[n-1].Last {
+			g.ranges = append(g.ranges, r)
+		} else {
+			g.ranges[n-1].Last = max(g.ranges[n-1].Last, r.Last)
+		}
+	}
+}
+
+// after returns the index of the first range that ends at or after seq.
+func (g *gone) after(seq eventlog.Seq) int {
+	i, _ := slices.BinarySearchFunc(g.ranges, seq, func(r eventlog.Range, seq eventlog.Seq) int {
+		if r.Last < seq {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+func (g *gone) contains(seq eventlog.Seq) bool {
+	if seq == 0 || len(g.ranges) == 0 {
+		return false
+	}
+	i := g.after(seq)
+	return i < len(g.ranges) && g.ranges[i].Contains(seq)
+}
+
+// bridge returns the seq that the cleaned ranges between last and next lead
+// to: last itself when none of them is adjacent.
+func (g *gone) bridge(last, next eventlog.Seq) eventlog.Seq {
+	if next == last+1 || len(g.ranges) == 0 {
+		return last
+	}
+	for i := g.after(last); i < len(g.ranges) && g.ranges[i].First < next; i++ {
+		r := g.ranges[i]
+		if r.Last <= last {
+			continue
+		}
+		if !r.First.Follows(last) && !r.Contains(last) {
+			break
+		}
+		last = min(r.Last, next-1)
+	}
+	return last
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// Rule names something that must hold whenever an event is applied, live and
+// in recovery alike.
+type Rule string
+
+// The rules.
+const (
+	RuleContiguous   Rule = "contiguous-seq"           // no event is missing that is not stated as cleaned
+	RuleType         Rule = "known-type"               // this build understands every type of event
+	RuleForm         Rule = "well-formed"              // an event's fields make sense together
+	RuleEpochOnce    Rule = "epoch-started-once"       // an epoch starts once
+	RuleAccount      Rule = "known-account"            // an event's account was opened
+	RuleAccountOnce  Rule = "account-opened-once"      // an account is opened once, under a name that is free
+	RuleMachine      Rule = "known-machine"            // an event's machine was registered
+	RuleMachineOnce  Rule = "machine-registered-once"  // a machine is registered once, and never again
+	RuleMachineName  Rule = "machine-name-free"        // an account has one machine of a name
+	RuleOwner        Rule = "owner-succeeds-owner"     // a re-owning names the owner that is and the event that made it so
+	RuleStoreLive    Rule = "store-of-live-block"      // a block is not stored while it is live
+	RuleDeleteStored Rule = "delete-names-store"       // a delete names the store it undoes, with its length and checksum
+	RuleReuseStored  Rule = "reuse-names-store"        // a store that brings no payload names one that did, of the same block
+	RuleTotals       Rule = "totals-never-negative"    // a machine's totals are never below zero
+	RuleBar          Rule = "release-names-bar"        // a released machine was barred
+	RuleDigest       Rule = "digest-as-recorded"       // a view's digest is what the log says it was
+	RuleTransaction  Rule = "one-write-transaction"    // a machine has one open write transaction
+	rulePanic        Rule = "projector-does-not-panic" // what a caught panic breaks
+)
+
+// ErrAhead says that a view has applied events that no longer count: the
+// epoch that follows cut them off. Discard the view; it is projected again
+// from the first event.
+var ErrAhead = errors.New("the view has applied events that do not count any more: discard it")
+
+// A Violation is a broken rule. It stops the view that found it; the view
+// keeps everything up to the event before.
+type Violation struct {
+	Rule    Rule
+	View    string
+	Seq     eventlog.Seq // of the event that breaks the rule
+	Type    eventlog.Type
+	Machine eventlog.Seq // 0: the event names none
+	Block   []byte       // nil: the event names none
+	Ordinal uint64       // object or generation and offset of the event's payload; 0: it has none
+	Offset  uint64
+	Detail  string
+	Later   []string // what later events say of the same machine or block
+	Err     error    // the cause, may be nil
+}
+
+func newViolation(rule Rule, view string, entry *eventlog.Entry, err error, format string, args ...any) *Violation {
+	e := &entry.Event
+	return &Violation{Rule: rule, View: view, Seq: e.Seq, Type: e.Type, Machine: e.Machine, Block: e.Block,
+		Ordinal: entry.Placement.Ordinal, Offset: entry.Placement.Offset, Detail: fmt.Sprintf(format, args...), Err: err}
+}
+
+// Error tells all that is known in one line.
+func (v *Violation) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s view stopped before event %s (%s): rule %s is broken: %s", v.View, v.Seq, v.Type, v.Rule, v.Detail)
+	if v.Machine != 0 {
+		fmt.Fprintf(&b, "; machine %s", v.Machine)
+	}
+	if len(v.Block) > 0 {
+		fmt.Fprintf(&b, "; block %x", v.Block)
+	}
+	if v.Ordinal != 0 {
+		fmt.Fprintf(&b, "; payload in object %d at byte %d", v.Ordinal, v.Offset)
+	}
+	if len(v.Later) > 0 {
+		fmt.Fprintf(&b, "; later events: %s", strings.Join(v.Later, "; "))
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (v *Violation) Unwrap() error { return v.Err }
+
+// How far explain reads on, and how much it tells.
+const (
+	explainEvents = 1 << 20
+	explainLines  = 8
+)
+
+// explain reads on in source for later events that name v's machine or block,
+// and notes them in v: a machine that is "not known" but registered further
+// on tells another story than one that never is. The log is never written
+// again as it was, so the words are for a person who decides what to do.
+func (v *Violation) explain(ctx context.Context, source Source) {
+	seen := 0
+	for batch, err := range source.Follow(ctx, v.Seq.Next()) {
+		if err != nil {
+			v.Later = append(v.Later, fmt.Sprintf("could not be read: %v", err))
+			return
+		}
+		for i := range batch.Entries {
+			v.note(&batch.Entries[i].Event)
+		}
+		seen += len(batch.Entries)
+		if len(v.Later) >= explainLines || seen >= explainEvents {
+			return
+		}
+	}
+	if len(v.Later) == 0 {
+		v.Later = append(v.Later, fmt.Sprintf("none of the %d that follow names the same machine or block", seen))
+	}
+}
+
+func (v *Violation) note(e *eventlog.Event) {
+	if len(v.Later) >= explainLines || e.Seq <= v.Seq {
+		return
+	}
+	sameBlock := len(v.Block) > 0 && e.Machine == v.Machine && string(e.Block) == string(v.Block)
+	aboutMachine := v.Machine != 0 && e.Type != eventlog.BlockStored && e.Type != eventlog.BlockDeleted &&
+		(e.Machine == v.Machine || e.Seq == v.Machine)
+	if !sameBlock && !aboutMachine {
+		return
+	}
+	line := fmt.Sprintf("%s %s", e.Seq, e.Type)
+	switch e.Type {
+	case eventlog.MachineRegistered:
+		line += fmt.Sprintf(" registers machine %s as %q of account %s, after events that already name it", v.Machine, e.Name, e.Account)
+	case eventlog.MachineReowned:
+		line += fmt.Sprintf(" moves machine %s from account %s to %s", e.Machine, e.From, e.To)
+	case eventlog.BlockStored:
+		line += fmt.Sprintf(" stores the same block, %d bytes", e.Length)
+	case eventlog.BlockDeleted:
+		line += fmt.Sprintf(" deletes the same block, stored by %s", e.Undoes)
+	default:
+		line += fmt.Sprintf(" names machine %s", e.Machine)
+	}
+	v.Later = append(v.Later, line)
+}

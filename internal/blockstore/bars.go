@@ -85,7 +85,7 @@ func (s *Store) barsEnd() time.Time {
 	if s.served.IsZero() {
 		return time.Time{}
 	}
-	return s.opts.Now().Add(barTime - time.Since(s.served))
+	return s.opts.Clock.Now().Add(barTime - s.opts.Clock.Since(s.served))
 }
 
 // checkBar refuses a write of a barred machine, but for the first lock of a
@@ -219,13 +219,13 @@ func (s *Store) beginBars() {
 	if s.closing || !s.served.IsZero() {
 		return
 	}
-	s.served = time.Now()
+	s.served = s.opts.Clock.Now()
 	s.keepers.Go(func() { s.keepBars(s.background) })
 }
 
 // keepBars lifts all bars when their time is over.
 func (s *Store) keepBars(ctx context.Context) {
-	timer := time.NewTimer(barTime)
+	timer := s.opts.Clock.NewTimer(barTime)
 	defer timer.Stop()
 	for {
 		select {
@@ -233,7 +233,7 @@ func (s *Store) keepBars(ctx context.Context) {
 			return
 		case <-s.halted:
 			return
-		case <-timer.C:
+		case <-timer.Chan():
 		}
 		err := s.liftAll(ctx)
 		if err == nil || ctx.Err() != nil {

@@ -4,20 +4,22 @@ package blockstore
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/jonboulle/clockwork"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
 
 // lossyWorld is a server after a lossy start: alice/laptop held a lock then,
 // and is barred; alice/desktop held none.
-func lossyWorld(t *testing.T) *world {
-	w := newWorld(t, Options{})
+func lossyWorld(t *testing.T) *world { return lossyWorldAt(t, nil) }
+
+func lossyWorldAt(t *testing.T, clock clockwork.Clock) *world {
+	w := newWorld(t, Options{Clock: clock})
 	must(t, w.Register(t.Context(), "test", Path{"alice", "desktop"}))
 	must(t, w.put(eventlog.KindLock, []byte("old lock")))
 	must(t, w.put(eventlog.KindData, []byte("old data")))
@@ -42,9 +44,28 @@ func (w *world) lockCount() int {
 	return len(names)
 }
 
-func inBubble(t *testing.T, run func(t *testing.T)) {
+// clockWorld is lossyWorld with a clock of its own, whose server waits for
+// the end of the bar.
+func clockWorld(t *testing.T) (*world, *clockwork.FakeClock) {
+	clock := clockwork.NewFakeClockAt(time.Now())
+	w := lossyWorldAt(t, clock)
+	return w, clock
+}
+
+// waitsForTheEnd returns when the server waits for the end of a bar.
+func waitsForTheEnd(t *testing.T, clock *clockwork.FakeClock) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { run(t) })
+	must(t, clock.BlockUntilContext(t.Context(), 1))
+}
+
+// waitsForNoBar returns when no machine is barred any more.
+func (w *world) waitsForNoBar(t *testing.T) {
+	t.Helper()
+	eventually(t, "the bars are lifted", func() bool {
+		bars, err := w.Bars(t.Context())
+		must(t, err)
+		return len(bars) == 0
+	})
 }
 
 func TestABarredMachineMayReadAndDeleteItsLocksAndNothingElse(t *testing.T) {
@@ -142,41 +163,38 @@ func TestTheOperatorReleasesAMachine(t *testing.T) {
 }
 
 func TestABarEndsAfterThirtyMinutesOfServing(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := lossyWorld(t)
-		time.Sleep(barTime - time.Second)
-		wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
-		if w.lockCount() != 1 {
-			t.Fatal("the lock went too early")
+	w, clock := clockWorld(t)
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime - time.Second)
+	wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	if w.lockCount() != 1 {
+		t.Fatal("the lock went too early")
+	}
+	clock.Advance(time.Second)
+	w.waitsForNoBar(t)
+	// The session that slept through the bar finds its lock gone.
+	if w.lockCount() != 0 {
+		t.Fatal("the old lock is still there")
+	}
+	must(t, w.put(eventlog.KindRoot, []byte("root")))
+	for _, ev := range w.history() {
+		if ev.Type == eventlog.HoldReleased && (ev.Actor != "server" || ev.Cause == "") {
+			t.Errorf("%+v", ev)
 		}
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		// The session that slept through the bar finds its lock gone.
-		if w.lockCount() != 0 {
-			t.Fatal("the old lock is still there")
-		}
-		must(t, w.put(eventlog.KindRoot, []byte("root")))
-		for _, ev := range w.history() {
-			if ev.Type == eventlog.HoldReleased && (ev.Actor != "server" || ev.Cause == "") {
-				t.Errorf("%+v", ev)
-			}
-		}
-		w.stop()
-	})
+	}
 }
 
 func TestTheTimeOfABarBeginsAnewAfterARestart(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := lossyWorld(t)
-		time.Sleep(barTime - time.Minute)
-		w.restart() // not lossy, but the bar stands in the view
-		time.Sleep(barTime - time.Minute)
-		wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
-		time.Sleep(2 * time.Minute)
-		synctest.Wait()
-		must(t, w.put(eventlog.KindRoot, []byte("root")))
-		w.stop()
-	})
+	w, clock := clockWorld(t)
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime - time.Minute)
+	w.restart() // not lossy, but the bar stands in the view
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime - time.Minute)
+	wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	clock.Advance(time.Minute)
+	w.waitsForNoBar(t)
+	must(t, w.put(eventlog.KindRoot, []byte("root")))
 }
 
 func TestASecondLossKeepsTheBarAndALaterLockIsOld(t *testing.T) {
@@ -193,47 +211,47 @@ func TestASecondLossKeepsTheBarAndALaterLockIsOld(t *testing.T) {
 }
 
 func TestABarThatCannotBeLiftedIsTriedAgain(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := lossyWorld(t)
-		failures := 0
-		w.intercept(func(ev eventlog.Event, body *eventlog.Body, real func(eventlog.Event, *eventlog.Body) promise) promise {
-			if ev.Type == eventlog.HoldReleased && failures == 0 {
-				failures++
-				return result{err: errors.New("not now")}
-			}
-			return real(ev, body)
-		})
-		time.Sleep(barTime + time.Second)
-		synctest.Wait()
-		wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
-		time.Sleep(barRetry)
-		synctest.Wait()
-		must(t, w.put(eventlog.KindRoot, []byte("root")))
-		w.stop()
+	w, clock := clockWorld(t)
+	failures := 0
+	w.intercept(func(ev eventlog.Event, body *eventlog.Body, real func(eventlog.Event, *eventlog.Body) promise) promise {
+		if ev.Type == eventlog.HoldReleased && failures == 0 {
+			failures++
+			return result{err: errors.New("not now")}
+		}
+		return real(ev, body)
 	})
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime)
+	waitsForTheEnd(t, clock) // of the pause after the failure
+	wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	clock.Advance(barRetry)
+	w.waitsForNoBar(t)
+	must(t, w.put(eventlog.KindRoot, []byte("root")))
 }
 
 func TestNoBarIsLiftedBeforeServing(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := emptyWorld(t, Options{})
-		w.start(nil)
-		must(t, w.Register(t.Context(), "test", laptop))
-		must(t, w.put(eventlog.KindLock, []byte("old lock")))
-		id := w.id(laptop)
-		w.stop()
-		w.hold = true
-		w.start([]eventlog.Seq{id})
-		time.Sleep(2 * barTime)
-		bars, err := w.Bars(context.Background())
-		must(t, err)
-		if len(bars) != 1 || !bars[0].Until.IsZero() {
-			t.Fatalf("bars %+v", bars)
-		}
-		w.SetMode(Serving, "")
-		b := wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
-		if !strings.Contains(b.Reason, time.Now().Add(barTime).UTC().Format(time.RFC3339)) {
-			t.Errorf("it does not say until when: %s", b.Reason)
-		}
-		w.stop()
-	})
+	clock := clockwork.NewFakeClockAt(time.Now())
+	w := emptyWorld(t, Options{Clock: clock})
+	w.hold = true
+	w.start(nil)
+	w.SetMode(Serving, "")
+	must(t, w.Register(t.Context(), "test", laptop))
+	must(t, w.put(eventlog.KindLock, []byte("old lock")))
+	w.restart(w.id(laptop))
+	clock.Advance(2 * barTime) // nobody waits for it
+	bars, err := w.Bars(t.Context())
+	must(t, err)
+	if len(bars) != 1 || !bars[0].Until.IsZero() {
+		t.Fatalf("bars %+v", bars)
+	}
+	w.SetMode(Serving, "")
+	b := wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	if !strings.Contains(b.Reason, clock.Now().Add(barTime).UTC().Format(time.RFC3339)) {
+		t.Errorf("it does not say until when: %s", b.Reason)
+	}
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime - time.Second)
+	if n := w.count(eventlog.HoldReleased); n != 0 {
+		t.Fatalf("%d bars were lifted early", n)
+	}
 }

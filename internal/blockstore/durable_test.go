@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/strandline-project/strandline/eventlog"
 )
 
@@ -93,12 +95,12 @@ func TestDataWithoutAYoungArchivedLockWaitsForTheArchive(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			var shift time.Duration
-			w := newWorld(t, Options{Now: func() time.Time { return time.Now().Add(shift) }})
+			clock := clockwork.NewFakeClockAt(time.Now())
+			w := newWorld(t, Options{Clock: clock})
 			if c.lock {
 				must(t, w.put(eventlog.KindLock, []byte("lock")))
 			}
-			shift = c.later
+			clock.Advance(c.later)
 			if got := w.answered(t, func() error { return w.put(eventlog.KindData, bytesOf(1, 10)) }); got != c.waits {
 				t.Errorf("it waits: %v", got)
 			}
@@ -107,12 +109,12 @@ func TestDataWithoutAYoungArchivedLockWaitsForTheArchive(t *testing.T) {
 }
 
 func TestAClockThatWentAheadAndBackMakesNoOldLockYoung(t *testing.T) {
-	var shift time.Duration
-	w := newWorld(t, Options{Now: func() time.Time { return time.Now().Add(shift) }})
+	clock := clockwork.NewFakeClockAt(time.Now())
+	w := newWorld(t, Options{Clock: clock})
 	must(t, w.put(eventlog.KindLock, []byte("lock")))
-	shift = time.Hour
+	clock.Advance(time.Hour)
 	must(t, w.put(eventlog.KindData, bytesOf(1, 10)))
-	shift = 0
+	clock.Advance(-time.Hour)
 	if !w.answered(t, func() error { return w.put(eventlog.KindData, bytesOf(2, 10)) }) {
 		t.Fatal("it did not wait")
 	}

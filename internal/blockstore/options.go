@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/projector"
 )
@@ -29,7 +31,7 @@ type Options struct {
 	AckTimeout time.Duration // for the archive; 0: 50 s, which is under the usual proxy's 60
 	CacheBytes uint64        // for pages read from the archive; 0: 64 MiB
 	Logger     *slog.Logger
-	Now        func() time.Time // the wall clock; nil: time.Now
+	Clock      clockwork.Clock // nil: the machine's
 }
 
 func (o *Options) setDefaults() {
@@ -45,8 +47,8 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	if o.Clock == nil {
+		o.Clock = clockwork.NewRealClock()
 	}
 	if o.Gone == nil {
 		o.Gone = func(error) bool { return false }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/projector"
 )
@@ -46,7 +48,7 @@ type Recorder struct {
 	views    []Recorded
 	progress []Progress
 	every    uint64
-	interval time.Duration
+	clock    clockwork.Clock
 	logger   *slog.Logger
 	last     eventlog.Seq // the last state_recorded; owned by Begin, then the goroutine, then Close
 
@@ -65,7 +67,7 @@ func NewRecorder(log RecorderLog, views []Recorded, progress []Progress, every u
 	if every == 0 {
 		every = 65536
 	}
-	r := &Recorder{log: log, views: views, progress: progress, every: every, interval: recordInterval, logger: logger}
+	r := &Recorder{log: log, views: views, progress: progress, every: every, clock: clockwork.NewRealClock(), logger: logger}
 	for _, view := range views {
 		kept, _ := view.Kept()
 		r.last = max(r.last, kept)
@@ -131,7 +133,7 @@ func state(view Recorded, asOf eventlog.Seq, digest projector.Digest) eventlog.V
 // run records after every so many events, or when the interval is over.
 func (r *Recorder) run(ctx context.Context) error {
 	for {
-		limited, cancel := context.WithTimeout(ctx, r.interval)
+		limited, cancel := clockwork.WithTimeout(ctx, r.clock, recordInterval)
 		err := r.log.WaitCommitted(limited, r.last+eventlog.Seq(r.every)-1)
 		cancel()
 		if ctx.Err() != nil {

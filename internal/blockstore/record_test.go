@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/projector"
 )
@@ -17,10 +19,12 @@ func TestDigestsAreRecordedAndHold(t *testing.T) {
 	w.start(nil)
 	w.recorder.Begin()
 	must(t, w.Register(t.Context(), "test", laptop))
-	for i := range 60 {
-		must(t, w.put(eventlog.KindData, bytesOf(i, 10)))
+	for records := 1; records <= 5; records++ {
+		for i := range int(w.every) {
+			must(t, w.put(eventlog.KindData, bytesOf(100*records+i, 10)))
+		}
+		eventually(t, "one more record", func() bool { return w.count(eventlog.StateRecorded) > records })
 	}
-	eventually(t, "five records", func() bool { return w.count(eventlog.StateRecorded) >= 5 })
 	closeStore(t, w)
 	must(t, w.recorder.Close(t.Context()))
 	w.settle()
@@ -60,30 +64,37 @@ func closeStore(t *testing.T, w *world) {
 }
 
 func TestNothingIsRecordedWhenNothingHappened(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := newWorld(t, Options{})
-		w.recorder.Begin()
-		w.settle()
-		if n := w.count(eventlog.StateRecorded); n != 1 {
-			t.Fatalf("%d records at the start", n)
+	w := newWorld(t, Options{})
+	clock := clockwork.NewFakeClock()
+	w.recorder.clock = clock
+	w.recorder.Begin()
+	w.settle()
+	if n := w.count(eventlog.StateRecorded); n != 1 {
+		t.Fatalf("%d records at the start", n)
+	}
+	// intervals lets n intervals go by, and the recorder wait for the next.
+	intervals := func(n int) {
+		must(t, clock.BlockUntilContext(t.Context(), 1))
+		for range n {
+			clock.Advance(recordInterval)
+			must(t, clock.BlockUntilContext(t.Context(), 1))
 		}
-		time.Sleep(3 * recordInterval)
-		if n := w.count(eventlog.StateRecorded); n != 1 {
-			t.Fatalf("%d records in silence", n)
-		}
-		must(t, w.put(eventlog.KindData, []byte("x")))
-		time.Sleep(2 * recordInterval)
-		if n := w.count(eventlog.StateRecorded); n != 2 {
-			t.Fatalf("%d records after one event", n)
-		}
-		closeStore(t, w)
-		must(t, w.recorder.Close(t.Context()))
-		// A clean end is one more event, so that its object is not empty.
-		if n := w.count(eventlog.StateRecorded); n != 3 {
-			t.Fatalf("%d records at the end", n)
-		}
-		w.stop()
-	})
+	}
+	intervals(3)
+	if n := w.count(eventlog.StateRecorded); n != 1 {
+		t.Fatalf("%d records in silence", n)
+	}
+	must(t, w.put(eventlog.KindData, []byte("x")))
+	intervals(2)
+	if n := w.count(eventlog.StateRecorded); n != 2 {
+		t.Fatalf("%d records after one event", n)
+	}
+	closeStore(t, w)
+	must(t, w.recorder.Close(t.Context()))
+	// A clean end is one more event, so that its object is not empty.
+	if n := w.count(eventlog.StateRecorded); n != 3 {
+		t.Fatalf("%d records at the end", n)
+	}
 }
 
 func TestAStoppedViewEndsTheRecordingWithAReason(t *testing.T) {

@@ -62,7 +62,7 @@ func New(opts Options) (*Store, error) {
 		locks:  lockTable{locks: map[lockName]*fairLock{}},
 		memory: newMemoryLocks(),
 		quota:  quota{max: opts.MaxSize, reserved: map[eventlog.Seq]uint64{}},
-		clock:  steadyClock{wall: opts.Now},
+		clock:  steadyClock{wall: opts.Clock.Now},
 		halted: make(chan struct{}),
 	}
 	s.background, s.cancel = context.WithCancel(context.Background())

@@ -208,18 +208,23 @@ func (s *gatedSource) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[e
 	return s.log.ReadTo(ctx, from)
 }
 
+// wake wakes a view whenever it is behind, and again after 50 ms, as the feed
+// does, until the view stops.
 func (w *world) wake(ctx context.Context, runner *projector.Runner) {
 	for w.events.WaitCommitted(ctx, runner.Position()) == nil {
-		if !w.still.isOpen() {
-			select {
-			case <-w.still.way():
-			case <-ctx.Done():
-				return
-			}
+		select {
+		case <-w.still.way():
+		case <-ctx.Done():
+			return
 		}
 		runner.Wake()
 		committed, _ := w.events.Committed()
-		_ = runner.WaitApplied(ctx, committed)
+		silence, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		err := runner.WaitApplied(silence, committed)
+		cancel()
+		if ctx.Err() != nil || err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return
+		}
 	}
 }
 

@@ -80,3 +80,43 @@ func BenchmarkLiveBatches(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*len(log.Entries()))/b.Elapsed().Seconds(), "events/s")
 }
+
+// BenchmarkLoad builds both views on disk from a million events in memory by
+// sorted runs, and adds up their digests from the rows.
+func BenchmarkLoad(b *testing.B) {
+	log := busyLog(1_000_000)
+	b.ResetTimer()
+	for range b.N {
+		load := projector.Load{Engine: kv.OnDisk(quiet), Dir: b.TempDir(), Scratch: filepath.Join(b.TempDir(), "runs"), Input: "bench",
+			Upto: log.Last(), Projectors: []projector.Projector{projector.Machines(), projector.Blocks()}, Log: quiet}
+		done, err := load.Run(b.Context(), log)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		b.Log(done)
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.N*len(log.Entries()))/b.Elapsed().Seconds(), "events/s")
+}
+
+func BenchmarkRecompute(b *testing.B) {
+	log := busyLog(1_000_000)
+	load := projector.Load{Engine: kv.OnDisk(quiet), Dir: b.TempDir(), Scratch: filepath.Join(b.TempDir(), "runs"), Input: "bench",
+		Upto: log.Last(), Projectors: []projector.Projector{projector.Blocks()}, Log: quiet}
+	if _, err := load.Run(b.Context(), log); err != nil {
+		b.Fatal(err)
+	}
+	view, err := projector.OpenBlockView(load.Engine, filepath.Join(load.Dir, "block"), projector.ReadOnly, quiet)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer view.Close()
+	b.ResetTimer()
+	for range b.N {
+		if _, _, err := view.Recompute(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N*len(log.Entries()))/b.Elapsed().Seconds(), "events/s")
+}

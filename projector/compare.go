@@ -15,30 +15,6 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 )
 
-// Recompute adds the digest up from the rows, which a kept sum never looks
-// at. A result other than Digest's as of the same position means that the
-// store lost or invented rows. The view must not move meanwhile.
-func (v *View) Recompute(ctx context.Context) (eventlog.Seq, Digest, error) {
-	before := v.Position()
-	hasher, err := newRowHasher(v.Name(), v.Version())
-	if err != nil {
-		return 0, Digest{}, err
-	}
-	var total sum
-	for row, err := range v.Rows(ctx) {
-		if err != nil {
-			return 0, Digest{}, fmt.Errorf("recompute the %s view's digest: %w", v.Name(), err)
-		}
-		if row.Deleted == 0 {
-			total.add(hasher.row(row.Table.ID, row.Key, row.Seq, row.Value))
-		}
-	}
-	if after := v.Position(); after != before {
-		return 0, Digest{}, fmt.Errorf("recompute the %s view's digest: the view moved from %s to %s meanwhile", v.Name(), before, after)
-	}
-	return before, total.digest(), nil
-}
-
 // Side is one of two compared views.
 type Side struct {
 	Position eventlog.Seq

@@ -52,6 +52,12 @@ func (s *sum) sub(row *[32]byte) {
 	}
 }
 
+func (s *sum) addSum(other *sum) {
+	for i := range s {
+		s[i] += other[i]
+	}
+}
+
 func (s sum) digest() Digest {
 	var d Digest
 	for i := range s {

@@ -70,7 +70,7 @@ func TestLiveStartRecoveryAndRebuildAreOnePath(t *testing.T) {
 			}
 		},
 		"rebuild": func(t *testing.T) {
-			if _, _, err := projector.Rebuild(t.Context(), kv.InMemory(quiet), "machine", p, h.Log, 0, quiet); err != nil {
+			if _, _, err := projector.Rebuild(t.Context(), kv.InMemory(quiet), "machine", t.TempDir(), p, h.Log, 0, quiet); err != nil {
 				t.Error(err)
 			}
 		},
@@ -123,7 +123,7 @@ func TestAnyOrderOfEventsCrashesAndRebuilds(t *testing.T) {
 			},
 			"rebuild": func(rt *rapid.T) {
 				v.close()
-				if _, _, err := projector.Rebuild(t.Context(), kv.On(files, quiet), "views/block", projector.Blocks(), h.Log, 0, quiet); err != nil {
+				if _, _, err := projector.Rebuild(t.Context(), kv.On(files, quiet), "views/block", t.TempDir(), projector.Blocks(), h.Log, 0, quiet); err != nil {
 					rt.Fatal(err)
 				}
 				reopen()

@@ -54,7 +54,8 @@ func (e *sourceError) Unwrap() error { return e.err }
 type lane struct {
 	projector Projector
 	sink      sink
-	settled   func() // called after every commit
+	settled   func()                // called after every commit
+	tolerate  func(*Violation) bool // nil: none
 
 	position eventlog.Seq // the last event applied, committed or not
 	time     int64        // of that event
@@ -76,12 +77,19 @@ func (l *lane) apply(batch *eventlog.Batch) (err error) {
 	l.gone.take(batch)
 	for i := range batch.Entries {
 		entry = &batch.Entries[i]
-		if err := l.event(entry); err != nil {
+		if err := l.event(entry); err != nil && !l.tolerated(err) {
 			return errors.Join(err, l.settle(true))
 		}
 		l.position, l.time = entry.Event.Seq, entry.Event.Time
 	}
 	return l.settle(false)
+}
+
+// tolerated reports whether the projection goes on past err, as if the event
+// were not there.
+func (l *lane) tolerated(err error) bool {
+	violation := (*Violation)(nil)
+	return l.tolerate != nil && errors.As(err, &violation) && violation.Rule != rulePanic && l.tolerate(violation)
 }
 
 // event applies one event, in whole or not at all.

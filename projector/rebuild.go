@@ -24,46 +24,30 @@ const (
 	suffixOld      = ".old"
 )
 
-// Rebuild projects the view of p anew from the first event to the event upto
-// (0: to the source's end) into a fresh directory beside dir. The view in dir
-// may be in use meanwhile. What is built takes its place in Swap, or when the
-// view is opened next. It returns the position and digest of what it built.
-// An error leaves the view as it was.
-func Rebuild(ctx context.Context, engine Engine, dir string, p Projector, source Source, upto eventlog.Seq, log *slog.Logger) (eventlog.Seq, Digest, error) {
+// Rebuild projects the view of p anew from the first event to the event upto (0: to the source's end)
+// into a fresh directory beside dir, as Load does, with sorted runs in scratch.
+// The view in dir may be in use meanwhile. What is built takes its place in
+// Swap, or when the view is opened next. It returns the position and digest of
+// what it built. An error leaves the view as it was.
+func Rebuild(ctx context.Context, engine Engine, dir, scratch string, p Projector, source Source, upto eventlog.Seq, log *slog.Logger) (eventlog.Seq, Digest, error) {
 	for _, suffix := range []string{suffixBuilding, suffixBuilt} {
 		if err := engine.Remove(dir + suffix); err != nil {
 			return 0, Digest{}, err
 		}
 	}
-	seq, digest, err := build(ctx, engine, dir+suffixBuilding, p, source, upto, log)
-	if err != nil {
-		return 0, Digest{}, errors.Join(fmt.Errorf("rebuild the %s view: %w", p.Name(), err), engine.Remove(dir+suffixBuilding))
-	}
-	// The commit point of building: a crash before this line leaves work to
-	// be thrown away, after it a whole view that waits for its place.
-	if err := engine.Move(dir+suffixBuilding, dir+suffixBuilt); err != nil {
+	// The move of what is whole to its name is Load's commit point: a crash
+	// before it leaves work to be thrown away, after it a view that waits for
+	// its place.
+	load := Load{Engine: engine, Scratch: scratch, Input: "rebuild", Upto: upto, Log: log}
+	if err := load.clear(); err != nil {
 		return 0, Digest{}, err
 	}
-	return seq, digest, nil
-}
-
-func build(ctx context.Context, engine Engine, dir string, p Projector, source Source, upto eventlog.Seq, log *slog.Logger) (seq eventlog.Seq, digest Digest, err error) {
-	view, err := open(engine, dir, p, Bulk)
-	if err != nil {
-		return 0, digest, err
+	var done Loaded
+	s := &site{projector: p, building: dir + suffixBuilding, final: dir + suffixBuilt, done: &done}
+	if err := errors.Join(load.build(ctx, source, []*site{s}), load.clear()); err != nil {
+		return 0, Digest{}, errors.Join(fmt.Errorf("rebuild the %s view: %w", p.Name(), err), engine.Remove(dir+suffixBuilding))
 	}
-	defer func() { err = errors.Join(err, view.Close()) }()
-	if upto != 0 {
-		source = until{source, upto}
-	}
-	if err := NewRunner(view, log).CatchUp(ctx, source); err != nil {
-		return 0, digest, err
-	}
-	if upto != 0 && view.Position() != upto {
-		return 0, digest, fmt.Errorf("the events end at %s, before %s", view.Position(), upto)
-	}
-	seq, digest = view.Digest()
-	return seq, digest, nil
+	return done.Position, done.Digest, nil
 }
 
 // until is a source that ends after the event last.

@@ -48,7 +48,7 @@ func TestRebuildBesideTheLiveViewThenSwap(t *testing.T) {
 	if err := projector.NewRunner(live, quiet).CatchUp(t.Context(), h.Log); err != nil {
 		t.Fatal(err)
 	}
-	seq, digest, err := projector.Rebuild(t.Context(), engine, "block", projector.Blocks(), h.Log, 0, quiet)
+	seq, digest, err := projector.Rebuild(t.Context(), engine, "block", t.TempDir(), projector.Blocks(), h.Log, 0, quiet)
 	if liveSeq, liveDigest := live.Digest(); err != nil || seq != liveSeq || digest != liveDigest {
 		t.Errorf("rebuilt %s %s, live %s %s, %v", seq, digest, liveSeq, liveDigest, err)
 	}
@@ -70,12 +70,12 @@ func TestRebuildUpToASeq(t *testing.T) {
 		if i%17 != 0 {
 			continue
 		}
-		seq, _, err := projector.Rebuild(t.Context(), engine, "machine", projector.Machines(), h.Log, entry.Event.Seq, quiet)
+		seq, _, err := projector.Rebuild(t.Context(), engine, "machine", t.TempDir(), projector.Machines(), h.Log, entry.Event.Seq, quiet)
 		if err != nil || seq != entry.Event.Seq {
 			t.Errorf("asked for %s: %s, %v", entry.Event.Seq, seq, err)
 		}
 	}
-	if _, _, err := projector.Rebuild(t.Context(), engine, "machine", projector.Machines(), h.Log, h.Log.Last()+1, quiet); err == nil {
+	if _, _, err := projector.Rebuild(t.Context(), engine, "machine", t.TempDir(), projector.Machines(), h.Log, h.Log.Last()+1, quiet); err == nil {
 		t.Error("rebuilt up to an event that is not there")
 	}
 }
@@ -89,7 +89,7 @@ func TestAFailedRebuildLeavesTheViewAsItWas(t *testing.T) {
 	}
 	closeView(t, live)
 	trouble := errors.New("the archive is away")
-	if _, _, err := projector.Rebuild(t.Context(), engine, "machine", projector.Machines(), &failing{log: h.Log, after: 3, err: trouble}, 0, quiet); !errors.Is(err, trouble) {
+	if _, _, err := projector.Rebuild(t.Context(), engine, "machine", t.TempDir(), projector.Machines(), &failing{log: h.Log, after: 3, err: trouble}, 0, quiet); !errors.Is(err, trouble) {
 		t.Errorf("got %v", err)
 	}
 	for _, suffix := range []string{".rebuild", ".rebuilt", ".old"} {
@@ -156,13 +156,13 @@ func TestACrashAtEveryStepOfRebuildAndSwap(t *testing.T) {
 			t.Run(fmt.Sprintf("step %d, done %t", n, done), func(t *testing.T) {
 				files := vfs.NewCrashableMem()
 				engine := kv.On(files, quiet)
-				if _, _, err := projector.Rebuild(t.Context(), engine, "block", projector.Blocks(), h.Log, half, quiet); err != nil {
+				if _, _, err := projector.Rebuild(t.Context(), engine, "block", t.TempDir(), projector.Blocks(), h.Log, half, quiet); err != nil {
 					t.Fatal(err)
 				}
 				closeView(t, openView(t, engine, "block", projector.Blocks(), projector.Live))
 
 				crashing := &stopping{Engine: engine, left: n, done: done}
-				_, _, err := projector.Rebuild(t.Context(), crashing, "block", projector.Blocks(), h.Log, 0, quiet)
+				_, _, err := projector.Rebuild(t.Context(), crashing, "block", t.TempDir(), projector.Blocks(), h.Log, 0, quiet)
 				if err == nil {
 					err = projector.Swap(crashing, "block", quiet)
 				}
@@ -270,7 +270,7 @@ func TestCompare(t *testing.T) {
 	engine := kv.InMemory(quiet)
 	h := newScene()
 	build := func(dir string, p projector.Projector) {
-		if _, _, err := projector.Rebuild(t.Context(), engine, dir, p, h.Log, 0, quiet); err != nil {
+		if _, _, err := projector.Rebuild(t.Context(), engine, dir, t.TempDir(), p, h.Log, 0, quiet); err != nil {
 			t.Fatal(err)
 		}
 		if err := projector.Swap(engine, dir, quiet); err != nil {

@@ -53,6 +53,12 @@ func NewRunner(view *View, log *slog.Logger) *Runner {
 	return r
 }
 
+// Tolerate makes the view go on past the violations that tolerate says true
+// of, as if the events that they name were not there; nil, as at first, makes
+// it stop at any. It is called by the goroutine that moves the view, for each
+// violation once. To be called before the view moves.
+func (r *Runner) Tolerate(tolerate func(*Violation) bool) { r.view.lane.tolerate = tolerate }
+
 // CatchUp brings the view up to the source's end, once. It returns nil when
 // the view is there. A Violation stops the view, and is enriched with what
 // later events say; an error of the source does not.

@@ -26,7 +26,7 @@ func (s *storeSink) settle(position eventlog.Seq, time int64, now bool) (bool, e
 	// position, after it at this one or, because nothing waits for the disk,
 	// at any that was committed before.
 	if err := s.batch.Commit(); err != nil {
-		return false, fmt.Errorf("view %s: commit up to event %s: %w", s.name, position, err)
+		return false, fmt.Errorf("view %s: commit up to event %s: %w", s.projector.Name(), position, err)
 	}
 	s.rows.committed()
 	s.waiting = 0
@@ -55,7 +55,7 @@ func (s *storeSink) stage() error {
 	if err := s.stageMachineSums(); err != nil {
 		return err
 	}
-	s.value = s.state.append(s.value[:0], s.name, s.version)
+	s.value = s.state.append(s.value[:0], s.projector.Name(), s.projector.Version())
 	return s.batch.Set(stateKey, s.value)
 }
 
@@ -169,7 +169,7 @@ func (s *storeSink) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) e
 		return err
 	}
 	for i := range entry.Event.Views {
-		if view := &entry.Event.Views[i]; view.Name == s.name {
+		if view := &entry.Event.Views[i]; view.Name == s.projector.Name() {
 			if err := s.compareOne(entry, view, last, horizon); err != nil {
 				return err
 			}
@@ -180,25 +180,55 @@ func (s *storeSink) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) e
 }
 
 func (s *storeSink) compareOne(entry *eventlog.Entry, view *eventlog.ViewState, last, horizon eventlog.Seq) error {
-	var ours Digest
-	switch {
-	case view.AsOf >= entry.Event.Seq:
-		return newViolation(RuleDigest, s.name, entry, nil, "it records a digest as of event %s, which comes later", view.AsOf)
-	case view.Version != s.version || view.AsOf == 0 || view.AsOf < horizon:
+	which, err := whichDigest(s.projector, entry, view, s.state.kept, last, horizon)
+	if err != nil {
+		return err
+	}
+	ours := s.state.keptSum
+	switch which {
+	case digestUnknown:
 		s.state.skipped++
 		return nil
-	case view.AsOf == s.state.kept:
-		ours = s.state.keptSum
-	case view.AsOf == last:
+	case digestNow:
 		ours = s.sum.digest()
-	default:
-		s.state.skipped++
-		return nil
+	case digestKept:
 	}
 	if ours != Digest(view.Digest) {
-		return newViolation(RuleDigest, s.name, entry, nil,
-			"as of event %s the log says %x, this view was %s; compare both views' rows, and do not serve from this one", view.AsOf, view.Digest, ours)
+		return digestViolation(s.projector, entry, view.AsOf, view.Digest, ours)
 	}
 	s.state.compared++
 	return nil
+}
+
+// knownDigest is one of those that a view has when it meets a state_recorded.
+type knownDigest uint8
+
+const (
+	digestUnknown knownDigest = iota // none that could be compared
+	digestKept                       // as of the state_recorded before
+	digestNow                        // as of the event right before this one
+)
+
+// whichDigest says which digest view tells. kept is the seq of the
+// state_recorded before, last that of the event right before entry.
+func whichDigest(p Projector, entry *eventlog.Entry, view *eventlog.ViewState, kept, last, horizon eventlog.Seq) (knownDigest, error) {
+	switch {
+	case view.AsOf >= entry.Event.Seq:
+		return digestUnknown, newViolation(RuleDigest, p.Name(), entry, nil, "it records a digest as of event %s, which comes later", view.AsOf)
+	case view.Version != p.Version() || view.AsOf == 0 || view.AsOf < horizon:
+		return digestUnknown, nil
+	case view.AsOf == kept:
+		return digestKept, nil
+	case view.AsOf == last:
+		return digestNow, nil
+	}
+	return digestUnknown, nil
+}
+
+func digestViolation(p Projector, entry *eventlog.Entry, asOf eventlog.Seq, theirs, ours Digest) *Violation {
+	return newViolation(RuleDigest, p.Name(), entry, nil, "%s", digestText(asOf, theirs, ours))
+}
+
+func digestText(asOf eventlog.Seq, theirs, ours Digest) string {
+	return fmt.Sprintf("as of event %s the log says %s, this view was %s; compare both views' rows, and do not serve from this one", asOf, theirs, ours)
 }

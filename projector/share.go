@@ -16,17 +16,31 @@ import (
 // side, while the events are read once. A view that stops does not hold up
 // the others; all errors are returned, joined.
 func CatchUp(ctx context.Context, source Source, runners ...*Runner) error {
+	followers := make([]follower, len(runners))
+	for i, r := range runners {
+		followers[i] = r
+	}
+	return share(ctx, source, followers)
+}
+
+// follower is a view that can be brought up to a source's end.
+type follower interface {
+	Position() eventlog.Seq
+	CatchUp(ctx context.Context, source Source) error
+}
+
+func share(ctx context.Context, source Source, followers []follower) error {
 	shared := &sharing{source: source, from: ^eventlog.Seq(0)}
-	for range runners {
+	for range followers {
 		shared.readers = append(shared.readers, &sharedReader{sharing: shared,
 			batches: make(chan sharedBatch, sharedAhead), done: make(chan struct{})})
 	}
-	for _, r := range runners {
+	for _, r := range followers {
 		shared.from = min(shared.from, r.Position())
 	}
-	errs := make([]error, len(runners))
+	errs := make([]error, len(followers))
 	var all sync.WaitGroup
-	for i, r := range runners {
+	for i, r := range followers {
 		all.Go(func() {
 			defer shared.readers[i].finish()
 			errs[i] = r.CatchUp(ctx, shared.readers[i])

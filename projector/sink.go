@@ -27,15 +27,14 @@ type sink interface {
 
 // storeSink applies changes to a store. One goroutine owns it.
 type storeSink struct {
-	name    string // of the view
-	version uint32
-	store   Store
-	batch   WriteBatch
-	rows    *pending
-	known   *filter // of every key the store may have; nil: not known
-	hasher  *rowHasher
-	state   state
-	sum     sum // of all rows, up to date when rows.unsum is empty
+	projector Projector
+	store     Store
+	batch     WriteBatch
+	rows      *pending
+	known     *filter // of every key the store may have; nil: not known
+	hasher    *rowHasher
+	state     state
+	sum       sum // of all rows, up to date when rows.unsum is empty
 
 	sums      map[uint64]*machineSum
 	lastSum   *machineSum   // of the row summed last
@@ -62,7 +61,7 @@ func newStoreSink(p Projector, store Store, at state, minimum int) (*storeSink, 
 	if err != nil {
 		return nil, err
 	}
-	return &storeSink{name: p.Name(), version: p.Version(), store: store, batch: store.NewBatch(), rows: newPending(),
+	return &storeSink{projector: p, store: store, batch: store.NewBatch(), rows: newPending(),
 		hasher: hasher, state: at, sum: at.digest.sum(), sums: map[uint64]*machineSum{}, minimum: minimum}, nil
 }
 
@@ -254,5 +253,5 @@ func (s *storeSink) add(entry *eventlog.Entry, c *Changes, o *op, index uint32) 
 }
 
 func (s *storeSink) broken(entry *eventlog.Entry, c *Changes, o *op, format string, args ...any) error {
-	return newViolation(o.rule, s.name, entry, nil, "row %x of %s: %s", c.bytes(o.key), o.table.Name, fmt.Sprintf(format, args...))
+	return newViolation(o.rule, s.projector.Name(), entry, nil, "row %x of %s: %s", c.bytes(o.key), o.table.Name, fmt.Sprintf(format, args...))
 }

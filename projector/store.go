@@ -2,7 +2,10 @@
 
 package projector
 
-import "errors"
+import (
+	"context"
+	"errors"
+)
 
 // An Engine opens the stores that views keep their rows in. projector/kv has
 // the two implementations, on disk and in memory.
@@ -44,12 +47,25 @@ type Store interface {
 	NewBatch() WriteBatch
 	// Snapshot returns the store as it is now; later commits do not show.
 	Snapshot() Snapshot
+	// NewTable makes a file of rows, for Ingest, under a name that is free.
+	NewTable(name string) (TableFile, error)
+	// Ingest takes all rows of the named files in at once. No two files
+	// overlap, and nothing in the store overlaps them. The files are gone
+	// afterwards.
+	Ingest(ctx context.Context, names []string) error
 	// Flush makes all that was committed durable.
 	Flush() error
 	// Checkpoint makes a copy of the store, as it is now, in dir, which must
 	// not exist. Files that do not change any more are linked, not copied.
 	Checkpoint(dir string) error
 	// Close flushes and closes. No snapshot may be open.
+	Close() error
+}
+
+// TableFile takes rows in the order of their keys, each once.
+type TableFile interface {
+	Set(key, value []byte) error
+	// Close ends the file; it is not synced before Ingest.
 	Close() error
 }
 

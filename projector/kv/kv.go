@@ -62,7 +62,8 @@ func (e *Engine) Open(dir string, use projector.Use) (projector.Store, error) {
 			return nil, fmt.Errorf("make the view's directory %s: %w", dir, err)
 		}
 	}
-	db, err := pebble.Open(dir, e.options(dir, use))
+	options := e.options(dir, use)
+	db, err := pebble.Open(dir, options)
 	if err != nil {
 		err = classify(err)
 		if use != projector.ReadOnly && errors.Is(err, fs.ErrNotExist) { // a file of the store: its directory was made
@@ -70,7 +71,7 @@ func (e *Engine) Open(dir string, use projector.Use) (projector.Store, error) {
 		}
 		return nil, fmt.Errorf("open the view's store in %s: %w", dir, err)
 	}
-	return &store{db: db, dir: dir, readOnly: use == projector.ReadOnly}, nil
+	return &store{db: db, fs: e.fs, options: options, dir: dir, readOnly: use == projector.ReadOnly}, nil
 }
 
 func (e *Engine) options(dir string, use projector.Use) *pebble.Options {

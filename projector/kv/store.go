@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/strandline-project/strandline/projector"
 )
@@ -15,6 +16,8 @@ import (
 // store is one Pebble database.
 type store struct {
 	db       *pebble.DB
+	fs       vfs.FS
+	options  *pebble.Options
 	dir      string // for errors
 	readOnly bool
 }

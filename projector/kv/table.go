@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kv
+
+import (
+	"context"
+	"fmt"
+	"path"
+
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/strandline-project/strandline/projector"
+)
+
+// bottom is the level whose options a table file is written with: an empty
+// store takes it in there.
+const bottom = 6
+
+// NewTable makes a file of rows in the store's own directory, where Pebble
+// leaves names that it does not know alone.
+func (s *store) NewTable(name string) (projector.TableFile, error) {
+	file, err := s.fs.Create(s.tablePath(name), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil, fmt.Errorf("make a file of rows for %s: %w", s.dir, err)
+	}
+	writer := sstable.NewWriter(objstorageprovider.NewFileWritable(file), s.options.MakeWriterOptions(bottom, s.db.TableFormat()))
+	return &tableFile{writer, s.dir}, nil
+}
+
+func (s *store) tablePath(name string) string { return path.Join(s.dir, name+".table") }
+
+func (s *store) Ingest(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	paths := make([]string, len(names))
+	for i, name := range names {
+		paths[i] = s.tablePath(name)
+	}
+	if err := s.db.Ingest(ctx, paths); err != nil {
+		return fmt.Errorf("take files of rows into %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+type tableFile struct {
+	writer *sstable.Writer
+	dir    string // for errors
+}
+
+func (t *tableFile) Set(key, value []byte) error {
+	if err := t.writer.Set(key, value); err != nil {
+		return fmt.Errorf("write a file of rows for %s: %w", t.dir, err)
+	}
+	return nil
+}
+
+func (t *tableFile) Close() error {
+	if err := t.writer.Close(); err != nil {
+		return fmt.Errorf("end a file of rows for %s: %w", t.dir, err)
+	}
+	return nil
+}

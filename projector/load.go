@@ -40,6 +40,8 @@ type Load struct {
 	// Merging is told how many records of how many are merged, from any
 	// goroutine; may be nil.
 	Merging func(done, total uint64)
+
+	sortAll bool // views of counters as well; for tests
 }
 
 // Loaded says what became of one view.
@@ -160,7 +162,7 @@ func (l *Load) build(ctx context.Context, source Source, sites []*site) (err err
 }
 
 func (l *Load) open(s *site) (loading, error) {
-	if sortable(s.projector) && l.Tolerate == nil {
+	if (l.sortAll || sortable(s.projector)) && l.Tolerate == nil {
 		memory := l.Memory
 		if memory == 0 {
 			memory = defaultLoadMemory

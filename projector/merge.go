@@ -87,8 +87,10 @@ func (b *brokenRow) lookUp(ctx context.Context, source Source) error {
 // brokenLimit bounds the broken expectations that are kept for a message.
 const brokenLimit = 16
 
-// merge merges what the cursors yield, which is in the order of the runs.
-func (m *merger) merge(ctx context.Context, cursors []*runCursor) error {
+// merge merges what the cursors yield, which is in the order of the runs. All
+// files are ended when it returns.
+func (m *merger) merge(ctx context.Context, cursors []*runCursor) (err error) {
+	defer func() { err = errors.Join(err, m.history.out.finish(), m.live.finish()) }()
 	tree := newTournament(cursors)
 	for {
 		c := tree.winner()
@@ -115,7 +117,7 @@ func (m *merger) merge(ctx context.Context, cursors []*runCursor) error {
 	if err := m.finishRow(); err != nil {
 		return err
 	}
-	return errors.Join(m.history.finish(), m.live.finish())
+	return m.history.flush(nil)
 }
 
 // take replays one record.

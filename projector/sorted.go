@@ -91,23 +91,20 @@ func (v *sorted) merge(ctx context.Context) (at *state, err error) {
 	var number atomic.Uint64
 	cuts := cutKeys(runs, runtime.GOMAXPROCS(0))
 	mergers := make([]*merger, len(cuts)+1)
-	group, ctx2 := errgroup.WithContext(ctx)
 	for i := range mergers {
 		if mergers[i], err = v.newMerger(&number, told); err != nil {
 			return nil, err
 		}
-		var from, to []byte
-		if i > 0 {
-			from = cuts[i-1]
+	}
+	group, running := errgroup.WithContext(ctx)
+	var from []byte
+	for i, to := range append(cuts, nil) {
+		var cursors []*runCursor
+		for _, r := range runs {
+			cursors = append(cursors, r.cursor(from, to))
 		}
-		if i < len(cuts) {
-			to = cuts[i]
-		}
-		cursors := make([]*runCursor, len(runs))
-		for j, r := range runs {
-			cursors[j] = r.cursor(from, to)
-		}
-		group.Go(func() error { return mergers[i].merge(ctx2, cursors) })
+		group.Go(func() error { return mergers[i].merge(running, cursors) })
+		from = to
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -222,7 +219,7 @@ func (v *sorted) writeMachineSums(machines map[uint64]*sum, number *atomic.Uint6
 		key = machineSumKey(key[:0], id)
 		digest := machines[id].digest()
 		if err := out.set(key, digest[:]); err != nil {
-			return nil, err
+			return nil, errors.Join(err, out.finish())
 		}
 	}
 	return out.files, out.finish()

@@ -100,12 +100,18 @@ func readJournal(path string) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the journal of an interrupted rebuild: %w", err)
 	}
+	return decodeJournal(raw), nil
+}
+
+// decodeJournal returns nil for what is not a whole journal.
+func decodeJournal(raw []byte) *journal {
 	var file sealed
 	var found journal
-	if json.Unmarshal(raw, &file) != nil || crc32.Checksum(file.Journal, castagnoli) != file.Sum || json.Unmarshal(file.Journal, &found) != nil {
-		return nil, nil
+	whole := json.Unmarshal(raw, &file) == nil && crc32.Checksum(file.Journal, castagnoli) == file.Sum && json.Unmarshal(file.Journal, &found) == nil
+	if !whole {
+		return nil
 	}
-	return &found, nil
+	return &found
 }
 
 // resume takes in the runs up to the first that is not whole. Runs are not

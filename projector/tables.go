@@ -86,7 +86,7 @@ func (w *historyWriter) add(key []byte, stored, deleted eventlog.Seq, value, asi
 }
 
 // flush writes the rows that nothing can come before any more, now that the
-// names have come to key.
+// names have come to key; nil: to their end.
 func (w *historyWriter) flush(key []byte) error {
 	n := 0
 	for n < len(w.waiting) && (key == nil || compareHistory(w.waiting[n].key, key) < 0) {
@@ -107,11 +107,4 @@ func compareHistory(history, key []byte) int {
 		return order
 	}
 	return bytes.Compare(history[1:], key[1:])
-}
-
-func (w *historyWriter) finish() error {
-	if err := w.flush(nil); err != nil {
-		return err
-	}
-	return w.out.finish()
 }

@@ -259,3 +259,51 @@ func TestPebblesWordsGoToTheLog(t *testing.T) {
 		t.Errorf("the log says %q", out.String())
 	}
 }
+
+func TestAFileOfRowsThatIsNotTakenInHarmsNothing(t *testing.T) {
+	dir := t.TempDir()
+	for round, taken := range []bool{false, true} {
+		store, err := kv.OnDisk(quiet).Open(dir, projector.Bulk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := store.NewTable("rows")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"a", "b"} {
+			if err := file.Set([]byte(key), []byte("row of "+key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := file.Set([]byte("a"), nil); err == nil {
+			t.Error("keys may descend")
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if taken {
+			file, err = store.NewTable("rows-again")
+			if err == nil {
+				err = errors.Join(file.Set([]byte("c"), []byte("row of c")), file.Close(), store.Ingest(t.Context(), []string{"rows-again"}))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := store.Close(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	store, err := kv.OnDisk(quiet).Open(dir, projector.ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if value, found, err := store.Get(nil, []byte("c")); err != nil || !found || string(value) != "row of c" {
+		t.Errorf("%q %v %v", value, found, err)
+	}
+	if _, found, err := store.Get(nil, []byte("a")); err != nil || found {
+		t.Errorf("a row that was not taken in is there: %v", err)
+	}
+}

@@ -5,6 +5,8 @@ package eventlog
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"testing"
@@ -78,4 +80,32 @@ func appendFrom(b *testing.B, l *Log, c []byte, clients int) {
 		})
 	}
 	all.Wait()
+}
+
+// BenchmarkDecodeFooter reads the footer of an object with 10,000 events.
+func BenchmarkDecodeFooter(b *testing.B) {
+	const events = 10000
+	entries := make([]Entry, 0, events)
+	offset := footerFirstByte
+	for i := range events {
+		name := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
+		ev := Event{Seq: MakeSeq(1, uint32(i+1)), Time: 1763900000_000000000 + int64(i)*1e6, Type: BlockStored, Account: MakeSeq(1, 3), Machine: MakeSeq(1, 4), Actor: "user:alice",
+			Kind: KindData, Block: name[:], Length: 4096, Checksum: binary.LittleEndian.Uint32(name[:])}
+		raw := AppendEvent(nil, &ev)
+		entries = append(entries, Entry{Event: ev, Raw: raw, Placement: Placement{Ordinal: 1, Offset: offset, Length: 4096, Sums: name[4:8]}})
+		offset += 4096
+	}
+	raw := AppendFooter(nil, entries, nil, 0)
+	compressed := CompressFooter(raw)
+	t := &Trailer{LogID: ID{1}, Epoch: 1, Writer: ID{2}, FirstOrdinal: 1, LastOrdinal: 1, First: 1<<32 + 1, Last: 1<<32 + events, Events: events,
+		FooterOffset: offset, FooterSize: uint64(len(compressed)), FooterRawSize: uint64(len(raw)), FooterSum: Checksum(compressed), ClosedAt: 1, PayloadBytes: events * 4096}
+	b.SetBytes(int64(len(raw)))
+	b.ReportMetric(float64(len(compressed))/events, "B/event")
+	b.ResetTimer()
+	for range b.N {
+		if _, err := DecodeFooter(t, compressed); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*events/b.Elapsed().Seconds(), "events/s")
 }

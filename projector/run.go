@@ -3,7 +3,6 @@
 package projector
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -28,6 +27,7 @@ const (
 	runVersion     = 1
 	runBlock       = 128 << 10 // bytes of records in a block, about
 	runTrailerSize = 4 + 4 + 8 + 8 + 4
+	runBlockHead   = 4 + 4
 	maxRunBlock    = runBlock + maxRecord
 )
 
@@ -51,22 +51,22 @@ func writeRun(path string, b *recordBuffer, sorted []recordRef) (info runInfo, e
 		return info, fmt.Errorf("make a sorted run: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	w := &runWriter{out: bufio.NewWriterSize(file, 1<<20)}
+	w := &runWriter{out: file, block: make([]byte, runBlockHead, 2*runBlock)}
 	for _, ref := range sorted {
 		at := b.bytes[ref.at:]
 		size := recordSizeSize + int(binary.BigEndian.Uint32(at))
 		w.add(at[:size])
 	}
 	w.finish()
-	if err := errors.Join(w.err, w.out.Flush()); err != nil {
-		return info, fmt.Errorf("write a sorted run: %w", err)
+	if w.err != nil {
+		return info, fmt.Errorf("write a sorted run: %w", w.err)
 	}
 	return runInfo{Size: w.offset, Records: uint64(len(sorted)), Sum: w.sum}, nil
 }
 
 type runWriter struct {
-	out     *bufio.Writer
-	block   []byte
+	out     io.Writer
+	block   []byte // with room for its head
 	index   []byte
 	offset  int64
 	records uint64
@@ -75,7 +75,7 @@ type runWriter struct {
 }
 
 func (w *runWriter) add(record []byte) {
-	if len(w.block) == 0 {
+	if len(w.block) == runBlockHead {
 		key := recordKey(record)
 		w.index = binary.BigEndian.AppendUint64(w.index, uint64(w.offset))
 		w.index = binary.BigEndian.AppendUint16(w.index, uint16(len(key)))
@@ -83,21 +83,20 @@ func (w *runWriter) add(record []byte) {
 	}
 	w.block = append(w.block, record...)
 	w.records++
-	if len(w.block) >= runBlock {
+	if len(w.block) >= runBlockHead+runBlock {
 		w.flush()
 	}
 }
 
 func (w *runWriter) flush() {
-	if len(w.block) == 0 {
+	records := w.block[runBlockHead:]
+	if len(records) == 0 {
 		return
 	}
-	var head [8]byte
-	binary.BigEndian.PutUint32(head[:], uint32(len(w.block)))
-	binary.BigEndian.PutUint32(head[4:], crc32.Checksum(w.block, castagnoli))
-	w.write(head[:])
+	binary.BigEndian.PutUint32(w.block, uint32(len(records)))
+	binary.BigEndian.PutUint32(w.block[4:], crc32.Checksum(records, castagnoli))
 	w.write(w.block)
-	w.block = w.block[:0]
+	w.block = w.block[:runBlockHead]
 }
 
 func (w *runWriter) finish() {
@@ -259,7 +258,7 @@ func (c *runCursor) load() bool {
 	}
 	c.next++
 	size := end - at.offset
-	if size < 8 || size > maxRunBlock+8 {
+	if size < runBlockHead || size > maxRunBlock+runBlockHead {
 		c.err = fmt.Errorf("%w: a block of %d bytes", errRun, size)
 		return false
 	}
@@ -271,8 +270,8 @@ func (c *runCursor) load() bool {
 		c.err = fmt.Errorf("read a sorted run: %w", err)
 		return false
 	}
-	c.block = c.buf[8:]
-	if int64(binary.BigEndian.Uint32(c.buf)) != size-8 || crc32.Checksum(c.block, castagnoli) != binary.BigEndian.Uint32(c.buf[4:]) {
+	c.block = c.buf[runBlockHead:]
+	if int64(binary.BigEndian.Uint32(c.buf)) != size-runBlockHead || crc32.Checksum(c.block, castagnoli) != binary.BigEndian.Uint32(c.buf[4:]) {
 		c.err = fmt.Errorf("%w: the checksum of its block at byte %d is wrong", errRun, at.offset)
 		return false
 	}

@@ -32,7 +32,7 @@ type Load struct {
 	Input      string
 	Upto       eventlog.Seq // the last event that counts; the source must have it
 	Projectors []Projector
-	Memory     int64 // bytes for records that are being sorted; 0: 256 MiB
+	Memory     int64 // bytes for records that are being sorted; 0: 192 MiB
 	Log        *slog.Logger
 	// Tolerate is asked about each broken expectation: true goes on as if the
 	// event were not there. nil tolerates none. See Runner.Tolerate.
@@ -55,7 +55,7 @@ type Loaded struct {
 	Runs     int // sorted runs that were merged; 0: looked up
 }
 
-const defaultLoadMemory = 256 << 20
+const defaultLoadMemory = 192 << 20
 
 // Run builds the views and returns what became of each, in the order of
 // Projectors. A broken expectation is a *Violation, the one of the lowest seq

@@ -135,7 +135,9 @@ const groupSize = 10
 
 // recordBuffer gathers records in the order of the events.
 type recordBuffer struct {
+	limit  int // bytes to expect; it takes more
 	bytes  []byte
+	sorted []recordRef
 	groups map[string]int32 // of keys, to index
 	names  []string
 	refs   []recordRef
@@ -148,13 +150,16 @@ type recordRef struct {
 	group int32
 }
 
-func newRecordBuffer() *recordBuffer {
-	return &recordBuffer{groups: map[string]int32{}}
+func newRecordBuffer(limit int) *recordBuffer {
+	return &recordBuffer{limit: limit, groups: map[string]int32{}}
 }
 
 // add appends one change. The caller sees to it that bytes stays below 4 GiB.
 func (b *recordBuffer) add(seq eventlog.Seq, c *Changes, o *op) {
 	at := len(b.bytes)
+	if at+maxRecord > cap(b.bytes) && at > 1<<20 { // at once, not by halves
+		b.bytes = slices.Grow(b.bytes, max(b.limit+b.limit/8, 2*at)-at)
+	}
 	b.bytes = appendRecord(b.bytes, seq, c, o)
 	key := recordKey(b.bytes[at:])
 	n := min(len(key), groupSize)
@@ -207,7 +212,8 @@ func (b *recordBuffer) sort() []recordRef {
 	for i := 1; i < len(bounds); i++ {
 		bounds[i] += bounds[i-1]
 	}
-	sorted := make([]recordRef, len(b.refs))
+	sorted := slices.Grow(b.sorted[:0], len(b.refs))[:len(b.refs)]
+	b.sorted = sorted
 	next := slices.Clone(bounds)
 	for i := range b.refs {
 		at := slot(&b.refs[i])

@@ -81,7 +81,7 @@ func TestTheFormOfARecord(t *testing.T) {
 func TestARunIsInOrder(t *testing.T) {
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		b := newRecordBuffer()
+		b := newRecordBuffer(0)
 		var c Changes
 		var want []string
 		for seq := range eventlog.Seq(3000) {

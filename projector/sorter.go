@@ -72,7 +72,7 @@ func newSorter(p Projector, dir, input string, limit int) (*sorter, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a scratch directory for sorted runs: %w", err)
 	}
-	s := &sorter{projector: p, dir: dir, limit: limit, buffer: newRecordBuffer(), spare: newRecordBuffer(),
+	s := &sorter{projector: p, dir: dir, limit: limit, buffer: newRecordBuffer(limit), spare: newRecordBuffer(limit),
 		journal: journal{Format: runVersion, Input: input, View: p.Name(), Version: p.Version()}}
 	found, err := readJournal(filepath.Join(dir, journalName))
 	if err != nil {

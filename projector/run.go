@@ -13,14 +13,15 @@ import (
 	"sort"
 )
 
-// A run is a file of sorted records, the changes of a stretch of the log:
+// A sorted run is a file of records, the changes of a stretch of the log in
+// the order of rows:
 //
 //	blocks    each: bytes of records u32, CRC32C of them u32, whole records
 //	index     for each block: offset u64, first key's size u16, first key
 //	trailer   magic "SLRN", version u32, offset of the index u64, records u64,
 //	          CRC32C of index and trailer before it u32
 //
-// All integers are big-endian. A run lives as long as one rebuild, on the
+// All integers are big-endian. It lives as long as one rebuild, on the
 // machine that wrote it; another version of the program begins anew.
 const (
 	runMagic       = "SLRN"

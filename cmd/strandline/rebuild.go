@@ -22,6 +22,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -90,7 +91,7 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, name string, out i
 	began := time.Now()
 	path := filepath.Join(dir.Path("views"), name)
 	engine := kv.OnDisk(slog.Default())
-	position, digest, err := projector.Rebuild(ctx, engine, path, path+".runs", p, counted{log, bar, nil}, 0, slog.Default())
+	position, digest, err := projector.Rebuild(ctx, engine, path, path+".runs", p, recovery.Counted(log, bar, nil), 0, slog.Default())
 	if err != nil {
 		return fmt.Errorf("rebuilding the %s view: %w", name, err)
 	}

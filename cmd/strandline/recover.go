@@ -9,10 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,8 +18,11 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/bench"
+	"github.com/strandline-project/strandline/internal/durable"
 	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
+	"github.com/strandline-project/strandline/projector/kv"
 )
 
 func newRecover(g *globals) *cobra.Command {
@@ -47,15 +48,6 @@ is finished the directory cannot be served. Afterwards, look around with
 		return runRecover(cmd.Context(), g, &cfg, cmd.OutOrStdout())
 	}
 	return cmd
-}
-
-// recovery is one run of recover.
-type recovery struct {
-	cfg      *Config
-	archive  *archiver.Archive
-	dir      *archiver.StateDir
-	views    *viewSet
-	progress *progress.Progress
 }
 
 // recoverResult is what recover prints.
@@ -98,66 +90,46 @@ func runRecover(ctx context.Context, g *globals, cfg *Config, out io.Writer) (er
 	if err != nil {
 		return err
 	}
-	r := &recovery{cfg: cfg, archive: archive, progress: progress.New(os.Stderr, slog.Default())}
-	defer r.progress.Close()
-	result, err := r.run(ctx)
+	bar := progress.New(os.Stderr, slog.Default())
+	defer bar.Close()
+	result, err := recoverInto(ctx, cfg, archive, bar)
 	if err != nil {
 		return fmt.Errorf("recovering %s from %v: %w", cfg.Data, bucket, err)
 	}
 	return g.print(out, result, func(w io.Writer) error { return printRecovery(w, result) })
 }
 
-func (r *recovery) run(ctx context.Context) (result *recoverResult, err error) {
+// recoverInto builds the state directory from the archive.
+func recoverInto(ctx context.Context, cfg *Config, archive *archiver.Archive, bar *progress.Progress) (result *recoverResult, err error) {
 	began := time.Now()
-	if r.dir, err = r.openDir(); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, r.dir.Close()) }()
-	r.progress.Start("list", 0)
-	// What claims say of the archive's end is taken in here: an archive that
-	// ends before has lost something.
-	if _, err := r.archive.HighestClaim(ctx); err != nil {
-		return nil, err
-	}
-	objects, err := r.archive.Objects(ctx, 1)
+	dir, err := recoveryDir(cfg, archive.LogID())
 	if err != nil {
 		return nil, err
 	}
-	if len(objects) == 0 {
-		return nil, fmt.Errorf("%w: there is no object at all", archiver.ErrHole)
-	}
-	trailer, _, err := r.archive.Metadata(ctx, objects[len(objects)-1])
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	built, err := recovery.Run(ctx, recovery.Options{
+		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch), Progress: bar,
+	})
 	if err != nil {
 		return nil, err
 	}
-	r.progress.Add(int64(len(objects)))
-	result = &recoverResult{
-		LogID: r.archive.LogID(), Data: r.cfg.Data, Archive: r.cfg.Archive, Objects: len(objects),
-		Last: trailer.Last, LastAt: trailer.Last.String(), Clean: trailer.CleanEnd(),
-	}
-	for _, object := range objects {
-		result.Bytes += object.Size
-	}
-	if err := r.project(ctx, trailer.Last, result); err != nil {
+	if err := finishRecovery(dir, built); err != nil {
 		return nil, err
 	}
-	if err := r.finish(trailer); err != nil {
-		return nil, err
-	}
-	result.Seconds = time.Since(began).Seconds()
-	if peak, err := bench.PeakRSS(os.Getpid()); err == nil {
-		result.PeakMemory = peak
-	}
-	return result, nil
+	return describeRecovery(cfg, archive, built, time.Since(began)), nil
 }
 
-// openDir makes the directory, or opens one that an interrupted recovery of
-// the same log left.
-func (r *recovery) openDir() (*archiver.StateDir, error) {
-	dir, err := archiver.OpenStateDir(r.cfg.Data)
+// recoveryScratch is the folder of a state directory that is there while it
+// is being recovered.
+const recoveryScratch = "recovery"
+
+// recoveryDir makes the directory, or opens one that an interrupted recovery
+// of the same log left.
+func recoveryDir(cfg *Config, log eventlog.ID) (*archiver.StateDir, error) {
+	dir, err := archiver.OpenStateDir(cfg.Data)
 	if errors.Is(err, archiver.ErrNoState) {
-		return archiver.CreateStateDir(r.cfg.Data, archiver.State{
-			LogID: r.archive.LogID(), DirID: archiver.NewID(), Archive: r.cfg.Archive, SingleWriter: r.cfg.SingleWriter, Phase: archiver.PhaseRecovering,
+		return archiver.CreateStateDir(cfg.Data, archiver.State{
+			LogID: log, DirID: archiver.NewID(), Archive: cfg.Archive, SingleWriter: cfg.SingleWriter, Phase: archiver.PhaseRecovering,
 		})
 	}
 	if err != nil {
@@ -166,9 +138,9 @@ func (r *recovery) openDir() (*archiver.StateDir, error) {
 	state := dir.State()
 	switch {
 	case state.Phase != archiver.PhaseRecovering:
-		err = withCode(exitUsage, fmt.Errorf("%s is the state directory of a log already (%s); name a new directory", r.cfg.Data, state.Phase))
-	case state.LogID != r.archive.LogID():
-		err = fmt.Errorf("%s is being recovered from %w, %s; name a new directory", r.cfg.Data, archiver.ErrOtherLog, state.LogID)
+		err = withCode(exitUsage, fmt.Errorf("%s is the state directory of a log already (%s); name a new directory", cfg.Data, state.Phase))
+	case state.LogID != log:
+		err = fmt.Errorf("%s is being recovered from %w, %s; name a new directory", cfg.Data, archiver.ErrOtherLog, state.LogID)
 	}
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
@@ -176,94 +148,37 @@ func (r *recovery) openDir() (*archiver.StateDir, error) {
 	return dir, nil
 }
 
-// project brings both views up to the archive's end. A run that was
-// interrupted left them at some whole event; they go on from there.
-func (r *recovery) project(ctx context.Context, last eventlog.Seq, result *recoverResult) (err error) {
-	if r.views, err = openViews(r.dir.Path("views"), projector.Bulk, slog.Default()); err != nil {
+// finishRecovery makes the directory one that can be served, and removes what
+// lay between the phases.
+func finishRecovery(dir *archiver.StateDir, built *recovery.Result) error {
+	// The commit point of a recovery: a crash before this line leaves one to
+	// be resumed, after it a whole state.
+	err := dir.Update(func(state *archiver.State) {
+		state.Phase, state.Clean = archiver.PhaseReady, true
+		state.Archived = &archiver.ArchivedMark{Ordinal: built.LastOrdinal, Seq: built.ArchiveEnd}
+	})
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.views.Close()) }()
-	r.progress.Start("project objects", int64(result.Objects))
-	var events atomic.Uint64
-	if err := r.views.CatchUp(ctx, counted{upTo{r.archive, last}, r.progress, &events}, eventlog.Range{}); err != nil {
-		return err
+	if err := durable.RemoveAll(dir.Path(recoveryScratch)); err != nil {
+		return fmt.Errorf("the state is whole, but its scratch folder is left: %w", err)
 	}
-	result.Events = events.Load()
-	r.progress.Start("verify", 0)
-	for _, view := range r.views.views() {
-		position, digest, err := view.Recompute(ctx)
-		if err != nil {
-			return err
-		}
-		if _, kept := view.Digest(); position != last || digest != kept {
-			return fmt.Errorf("%w: the %s view stands at %s with digest %s, its rows make %s; the archive ends at %s",
-				eventlog.ErrDamaged, view.Name(), position, kept, digest, last)
-		}
-		compared, skipped := view.Recorded()
-		result.Views = append(result.Views, viewRecovery{Name: view.Name(), Position: position, Digest: digest, Compared: compared, Skipped: skipped})
-		result.LastTime = view.LastTime()
-	}
-	r.progress.Done()
 	return nil
 }
 
-// finish makes the directory one that can be served. Before this line a crash
-// leaves a recovery to be resumed; after it, a whole state.
-func (r *recovery) finish(trailer *eventlog.Trailer) error {
-	return r.dir.Update(func(state *archiver.State) {
-		state.Phase, state.Clean = archiver.PhaseReady, true
-		state.Archived = &archiver.ArchivedMark{Ordinal: trailer.LastOrdinal, Seq: trailer.Last}
-	})
-}
-
-// upTo is a history that ends at last, also when the archive goes on growing.
-type upTo struct {
-	history eventlog.History
-	last    eventlog.Seq
-}
-
-func (u upTo) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
-	return func(yield func(eventlog.Batch, error) bool) {
-		if from > u.last {
-			return
-		}
-		for batch, err := range u.history.Follow(ctx, from) {
-			if !yield(batch, err) || err != nil || batch.Last() >= u.last {
-				return
-			}
-		}
+func describeRecovery(cfg *Config, archive *archiver.Archive, built *recovery.Result, took time.Duration) *recoverResult {
+	result := &recoverResult{
+		LogID: archive.LogID(), Data: cfg.Data, Archive: cfg.Archive, Objects: built.Objects, Bytes: built.Bytes,
+		Last: built.Last, LastAt: built.Last.String(), Events: built.Events, Clean: built.Clean, Seconds: took.Seconds(),
 	}
-}
-
-// counted tells progress of every batch: one for each object, where the
-// history is an archive.
-type counted struct {
-	history  eventlog.History
-	progress *progress.Progress
-	events   *atomic.Uint64 // may be nil
-}
-
-func (c counted) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
-	return func(yield func(eventlog.Batch, error) bool) {
-		began := time.Now()
-		for batch, err := range c.history.Follow(ctx, from) {
-			waited := time.Since(began)
-			began = time.Now()
-			if !yield(batch, err) {
-				return
-			}
-			c.progress.Add(1)
-			if c.events != nil {
-				c.events.Add(uint64(len(batch.Entries)))
-			}
-			if waited > time.Since(began) {
-				c.progress.Bind("archive")
-			} else {
-				c.progress.Bind("projection (CPU and disk)")
-			}
-			began = time.Now()
-		}
+	for _, view := range built.Views {
+		result.Views = append(result.Views, viewRecovery{Name: view.View, Position: view.Position, Digest: view.Digest, Compared: view.Compared, Skipped: view.Skipped})
+		result.LastTime = time.Unix(0, view.Time)
 	}
+	if peak, err := bench.PeakRSS(os.Getpid()); err == nil {
+		result.PeakMemory = peak
+	}
+	return result
 }
 
 func printRecovery(w io.Writer, r *recoverResult) error {

@@ -64,6 +64,7 @@ var arrows = map[string][]string{
 	"internal/httpapi":     {"internal/httpapi", "internal/blockstore", "eventlog", "internal/progress"},
 	"internal/plainclient": {},
 	"internal/bench":       {"archiver", "eventlog"},
+	"internal/recovery":    {"internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},
 }
 
 func TestEachEngineHasOneImporter(t *testing.T) {

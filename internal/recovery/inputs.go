@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/durable"
+)
+
+// inputs is what a recovery is made from, found by its first phase. No field
+// is ever zero: what is not known refuses. (The recovery of the outage that
+// this server answers was resumed with a highest seq that had never been set.)
+type inputs struct {
+	Version     int          `json:"version"`
+	LogID       eventlog.ID  `json:"log_id"`
+	Objects     int          `json:"objects"`
+	Bytes       int64        `json:"bytes"`
+	LastOrdinal uint64       `json:"last_ordinal"`
+	ArchiveEnd  eventlog.Seq `json:"archive_end"` // last seq that the archive covers
+	Clean       bool         `json:"clean_end"`
+	Upto        eventlog.Seq `json:"up_to"`           // last event that the state includes
+	Until       eventlog.Seq `json:"until,omitempty"` // what was asked for; absent: the end
+}
+
+const (
+	inputsName    = "inputs.json"
+	inputsVersion = 1
+)
+
+// String names the inputs, so that other ones have another name.
+func (in *inputs) String() string { return fmt.Sprintf("log %s up to %s", in.LogID, in.Upto) }
+
+// look asks the archive for the inputs of a recovery up to until, 0 for its
+// end. What claims say of the end is taken in: an archive that ends before has
+// lost something.
+func look(ctx context.Context, archive *archiver.Archive, until eventlog.Seq) (*inputs, error) {
+	if _, err := archive.HighestClaim(ctx); err != nil {
+		return nil, err
+	}
+	objects, err := archive.Objects(ctx, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(objects) == 0 {
+		return nil, fmt.Errorf("%w: there is no object at all", archiver.ErrHole)
+	}
+	trailer, _, err := archive.Metadata(ctx, objects[len(objects)-1])
+	if err != nil {
+		return nil, err
+	}
+	in := &inputs{Version: inputsVersion, LogID: archive.LogID(), Objects: len(objects), LastOrdinal: trailer.LastOrdinal,
+		ArchiveEnd: trailer.Last, Clean: trailer.CleanEnd(), Upto: trailer.Last, Until: until}
+	for _, object := range objects {
+		in.Bytes += object.Size
+	}
+	if until != 0 {
+		in.Upto = until
+		return in, exists(ctx, archive, until, trailer.Last)
+	}
+	return in, nil
+}
+
+// exists checks that the archive has the event seq.
+func exists(ctx context.Context, archive *archiver.Archive, seq, end eventlog.Seq) error {
+	if seq > end {
+		return fmt.Errorf("there is no event %s: the archive ends at %s", seq, end)
+	}
+	for batch, err := range archive.Follow(ctx, seq) {
+		if err != nil {
+			return err
+		}
+		if next := batch.Entries[0].Event.Seq; next != seq {
+			return fmt.Errorf("there is no event %s: the next one is %s", seq, next)
+		}
+		return nil
+	}
+	return fmt.Errorf("there is no event %s", seq)
+}
+
+// sealed is the form of the file: it says whether it is whole and unchanged.
+type sealed struct {
+	SHA256 string          `json:"sha256"` // of inputs
+	Inputs json.RawMessage `json:"inputs"`
+}
+
+// store writes the inputs to path, atomically.
+func (in *inputs) store(path string) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("note what the recovery is made from: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	file, err := json.Marshal(sealed{SHA256: hex.EncodeToString(sum[:]), Inputs: body})
+	if err == nil {
+		err = durable.Mkdir(filepath.Dir(path), 0o700)
+	}
+	if err == nil {
+		err = durable.WriteFile(path, file, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("note what the recovery is made from: %w", err)
+	}
+	return nil
+}
+
+// errInputs says that the note of a begun recovery cannot be trusted.
+var errInputs = errors.New("the note of what the interrupted recovery was made from is damaged or was edited: remove the directory and recover again")
+
+// loadInputs reads what store wrote, nil when there is none.
+func loadInputs(path string) (*inputs, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // none is no error
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what the interrupted recovery was made from: %w", err)
+	}
+	return decodeInputs(path, raw)
+}
+
+func decodeInputs(path string, raw []byte) (*inputs, error) {
+	var file sealed
+	var in inputs
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return nil, fmt.Errorf("%s: %w (%w)", path, errInputs, err)
+	}
+	if sum := sha256.Sum256(file.Inputs); hex.EncodeToString(sum[:]) != file.SHA256 {
+		return nil, fmt.Errorf("%s: %w (its checksum is wrong)", path, errInputs)
+	}
+	if err := json.Unmarshal(file.Inputs, &in); err != nil {
+		return nil, fmt.Errorf("%s: %w (%w)", path, errInputs, err)
+	}
+	switch {
+	case in.Version != inputsVersion:
+		return nil, fmt.Errorf("%s: another version of this program began the recovery (%d, this one writes %d): remove the directory and recover again", path, in.Version, inputsVersion)
+	case in.LogID == eventlog.ID{}, in.Objects == 0, in.LastOrdinal == 0, !in.ArchiveEnd.Valid(), !in.Upto.Valid(), in.Upto > in.ArchiveEnd:
+		return nil, fmt.Errorf("%s: %w (something in it is not known)", path, errInputs)
+	}
+	return &in, nil
+}
+
+// match refuses to go on with another recovery than the one that was begun.
+func (in *inputs) match(log eventlog.ID, until eventlog.Seq) error {
+	switch {
+	case in.LogID != log:
+		return fmt.Errorf("the directory is being recovered from %w, %s; name a new directory", archiver.ErrOtherLog, in.LogID)
+	case in.Until != until:
+		return fmt.Errorf("the directory is being recovered up to event %s; ask for the same, or name a new directory", in.Upto)
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package recovery builds the views of an archive, as of its end or of an
+// earlier event, from the archive alone: what recover, a drill, a comparison
+// and a look into the past have in common. It claims nothing, writes nothing
+// to the archive, and serves nothing.
+//
+// It goes through phases: list, project, verify. Each leaves something whole
+// that names what it was made from, so that a recovery which was interrupted
+// goes on where it was, by the same code: the list leaves inputs.json, the
+// projection its sorted runs and views. A phase whose input is missing or is
+// not what it was refuses.
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/projector"
+)
+
+// Options of Run. Archive, Engine, Dir and Scratch must be set.
+type Options struct {
+	Archive *archiver.Archive
+	Engine  projector.Engine
+	Dir     string // where the views go, each to Dir/<its name>
+	// Scratch is a directory for what lies between the phases. The caller
+	// removes it, once it needs no resuming any more.
+	Scratch    string
+	Until      eventlog.Seq          // the last event to include; 0: the archive's end when the recovery began
+	Projectors []projector.Projector // nil: of both views
+	Memory     int64                 // see projector.Load
+	// Tolerate goes on past violations; see projector.Load.
+	Tolerate func(*projector.Violation) bool
+	Progress *progress.Progress // may be nil
+	Log      *slog.Logger       // nil: slog.Default()
+}
+
+// Result is what a recovery found and built.
+type Result struct {
+	Objects     int                // of the archive, when the recovery began
+	Bytes       int64              // of all of them
+	LastOrdinal uint64             // of the archive's last object then
+	ArchiveEnd  eventlog.Seq       // last seq that it covers
+	Clean       bool               // a server ended cleanly with that object
+	Last        eventlog.Seq       // as of which the views are
+	Events      uint64             // projected by this run
+	Resumed     bool               // an interrupted run had begun it
+	Views       []projector.Loaded // in the order of Projectors
+}
+
+// Run builds the views. A hole is an archiver.ErrHole, a damaged object an
+// eventlog.ErrObjectDamaged, a broken rule a *projector.Violation; nothing
+// that could be taken for a whole state is left then.
+func Run(ctx context.Context, opts Options) (*Result, error) {
+	if opts.Projectors == nil {
+		opts.Projectors = []projector.Projector{projector.Machines(), projector.Blocks()}
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	r := &recovery{Options: opts, result: &Result{}}
+	for _, phase := range []func(context.Context) error{r.list, r.project, r.verify} {
+		if err := phase(ctx); err != nil {
+			return nil, err
+		}
+	}
+	r.Progress.Done()
+	return r.result, nil
+}
+
+type recovery struct {
+	Options
+	inputs *inputs
+	result *Result
+}
+
+// list finds out what the archive holds, and proves that nothing is missing.
+// What it found when the recovery began is what is built, also when the
+// archive grows meanwhile.
+func (r *recovery) list(ctx context.Context) error {
+	r.Progress.Start("list", 0)
+	found, err := loadInputs(r.inputsPath())
+	if err != nil {
+		return err
+	}
+	if found != nil {
+		if err := found.match(r.Archive.LogID(), r.Until); err != nil {
+			return err
+		}
+		r.Archive.Expect(found.LastOrdinal)
+	}
+	now, err := look(ctx, r.Archive, r.Until)
+	if err != nil {
+		return err
+	}
+	r.Progress.Add(int64(now.Objects))
+	if found == nil {
+		// A crash before this line leaves nothing, after it what is to be
+		// built stands fast.
+		found = now
+		if err := found.store(r.inputsPath()); err != nil {
+			return err
+		}
+	} else if err := r.stillThere(ctx, found); err != nil {
+		return err
+	} else {
+		r.result.Resumed = true
+	}
+	r.inputs = found
+	r.result.Objects, r.result.Bytes, r.result.LastOrdinal = found.Objects, found.Bytes, found.LastOrdinal
+	r.result.ArchiveEnd, r.result.Clean, r.result.Last = found.ArchiveEnd, found.Clean, found.Upto
+	return nil
+}
+
+func (r *recovery) inputsPath() string { return filepath.Join(r.Scratch, inputsName) }
+
+// stillThere checks that the archive's end of then is what it was.
+func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
+	objects, err := r.Archive.Objects(ctx, found.LastOrdinal)
+	if err != nil {
+		return err
+	}
+	trailer, _, err := r.Archive.Metadata(ctx, objects[0])
+	if err != nil {
+		return err
+	}
+	if trailer.Last != found.ArchiveEnd {
+		return fmt.Errorf("going on with a recovery: ordinal %d ended at event %s when it began, and ends at %s now; this is not the archive that it was begun from",
+			found.LastOrdinal, found.ArchiveEnd, trailer.Last)
+	}
+	return nil
+}
+
+// project builds the views from the first event on.
+func (r *recovery) project(ctx context.Context) error {
+	r.Progress.Start("project objects", int64(r.inputs.Objects))
+	var events atomic.Uint64
+	var merging atomic.Bool
+	var merged atomic.Uint64
+	load := projector.Load{
+		Engine: r.Engine, Dir: r.Dir, Scratch: filepath.Join(r.Scratch, "runs"), Input: r.inputs.String(), Upto: r.inputs.Upto,
+		Projectors: r.Projectors, Memory: r.Memory, Tolerate: r.Tolerate, Log: r.Log,
+		Merging: func(done, total uint64) {
+			if merging.CompareAndSwap(false, true) {
+				r.Progress.Start("merge rows", int64(total))
+			}
+			if before := merged.Swap(done); done > before {
+				r.Progress.Add(int64(done - before))
+			}
+		},
+	}
+	var err error
+	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &events))
+	r.result.Events = events.Load()
+	return err
+}
+
+// verify adds the digests up again from the rows that were written.
+func (r *recovery) verify(ctx context.Context) error {
+	r.Progress.Start("verify", 0)
+	var errs []error
+	for i, p := range r.Projectors {
+		errs = append(errs, r.verifyView(ctx, p, &r.result.Views[i]))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *recovery) verifyView(ctx context.Context, p projector.Projector, built *projector.Loaded) (err error) {
+	view, err := projector.Open(r.Engine, filepath.Join(r.Dir, p.Name()), p, projector.ReadOnly, r.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, view.Close()) }()
+	position, digest, err := view.Recompute(ctx)
+	if err != nil {
+		return err
+	}
+	if position != r.inputs.Upto || digest != built.Digest {
+		return fmt.Errorf("%w: the %s view stands at %s, its rows make the digest %s, %s was projected up to %s; remove the directory and recover again",
+			eventlog.ErrDamaged, p.Name(), position, digest, built.Digest, r.inputs.Upto)
+	}
+	return nil
+}
+
+// At returns the seq as of which t is: the last event before the first one
+// that is later than t. It reads the archive's metadata up to there.
+func At(ctx context.Context, archive *archiver.Archive, t int64) (eventlog.Seq, error) {
+	var last eventlog.Seq
+	for batch, err := range archive.Follow(ctx, eventlog.FirstSeq) {
+		if err != nil {
+			return 0, err
+		}
+		later := slices.IndexFunc(batch.Entries, func(e eventlog.Entry) bool { return e.Event.Time > t })
+		if later == 0 && last == 0 {
+			return 0, fmt.Errorf("the log begins later, with event %s", batch.Entries[0].Event.Seq)
+		}
+		if later == 0 {
+			return last, nil
+		}
+		if later > 0 {
+			return batch.Entries[later-1].Event.Seq, nil
+		}
+		last = batch.Last()
+	}
+	return last, nil
+}

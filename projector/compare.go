@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,24 +18,27 @@ import (
 
 // Side is one of two compared views.
 type Side struct {
-	Position eventlog.Seq
-	Kept     Digest // the sum that the view carries along
-	Rows     Digest // the sum of its rows, recomputed
+	Position eventlog.Seq `json:"position"`
+	Kept     Digest       `json:"kept"` // the sum that the view carries along
+	Rows     Digest       `json:"rows"` // the sum of its rows, recomputed
 }
 
 // Difference is what Compare found about one view in two places.
 type Difference struct {
-	View     string
-	A, B     Side
-	Machines []eventlog.Seq // whose rows differ, at most 100
-	Rows     []RowDifference
+	View     string          `json:"view"`
+	A        Side            `json:"a"`
+	B        Side            `json:"b"`
+	Machines []eventlog.Seq  `json:"machines,omitempty"` // whose rows differ, at most 100, ascending
+	Rows     []RowDifference `json:"row_differences,omitempty"`
 }
 
 // RowDifference is a row that is not the same in both places.
 type RowDifference struct {
-	Table string
-	Key   []byte
-	A, B  string // the row, for people; empty: there is none
+	Table   string       `json:"table"`
+	Machine eventlog.Seq `json:"machine,omitempty"` // whose row it is; 0: no machine's
+	Key     string       `json:"key"`               // hexadecimal
+	A       string       `json:"a,omitempty"`       // the row, for people; empty: there is none
+	B       string       `json:"b,omitempty"`
 }
 
 // Equal reports whether both views hold the same rows at the same position,
@@ -96,9 +100,18 @@ func (d *Difference) search(ctx context.Context, a, b *View) error {
 			sumsA[id] = digest
 		}
 	}
+	if err := d.searchRows(ctx, a, b); err != nil {
+		return err
+	}
+	// A row that rotted changed no sum that is carried along.
+	for _, row := range d.Rows {
+		if row.Machine != 0 {
+			sumsA[row.Machine] = Digest{}
+		}
+	}
 	d.Machines = slices.Sorted(maps.Keys(sumsA))
 	d.Machines = d.Machines[:min(len(d.Machines), compareMachines)]
-	return d.searchRows(ctx, a, b)
+	return nil
 }
 
 // searchRows walks both views side by side.
@@ -173,7 +186,11 @@ func (d *Difference) compareHeads(table *Table, a, b *rowHead) {
 }
 
 func (d *Difference) note(table *Table, key []byte, a, b string) {
-	d.Rows = append(d.Rows, RowDifference{Table: table.Name, Key: bytes.Clone(key), A: a, B: b})
+	row := RowDifference{Table: table.Name, Key: hex.EncodeToString(key), A: a, B: b}
+	if table.Machine && len(key) >= 8 {
+		row.Machine = eventlog.Seq(binary.BigEndian.Uint64(key))
+	}
+	d.Rows = append(d.Rows, row)
 }
 
 func describe(row Row) string {

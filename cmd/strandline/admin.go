@@ -87,6 +87,18 @@ func (a *app) Log() httpapi.Log {
 	return nil
 }
 
+// Copyable implements httpapi.Server.
+func (a *app) Copyable() []httpapi.Copyable {
+	if a.snapshot().log == nil {
+		return nil
+	}
+	var all []httpapi.Copyable
+	for _, view := range a.views.views() {
+		all = append(all, view)
+	}
+	return all
+}
+
 // Release implements httpapi.Server.
 func (a *app) Release(ctx context.Context, p blockstore.Path) error {
 	s := a.snapshot()

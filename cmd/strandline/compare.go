@@ -10,79 +10,141 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
+	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
 
 func newCompare(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use:   "compare DIR DIR",
-		Short: "Compare the views of two state directories",
-		Long: `Compares both views of two state directories that no server uses: their
-positions, and their digests, added up anew from the rows. Where they differ it
-names the machines and the first rows. Ends with exit code 6 if anything differs.`,
-		Example: "  strandline compare /var/lib/strandline /var/lib/strandline-new",
-		Args:    cobra.ExactArgs(2),
+	var scratch string
+	cmd := &cobra.Command{
+		Use:   "compare A B",
+		Short: "Compare two states of a log: directories, archives, running servers",
+		Long: `Compares what two places hold of the same log. Each is one of
+
+  DIR                   a state directory that no server uses
+  dir:PATH, s3://...    an archive; @SEQ or @TIME behind it: as of then
+  http://127.0.0.1:8001 the admin address of a running server
+
+It tells whether they are equal, one is a prefix of the other and how many
+events it is behind, or they diverge and at which event. The views of both are
+brought to one event, in copies, and their digests added up anew from the rows;
+where they differ it names the machines and the first rows. Deleted blocks are
+no part of a digest and are not compared. Neither place is changed.
+
+Ends with 0 if they are equal, 9 if one is a prefix of the other, 6 if they
+differ.`,
+		Example: "  strandline compare /var/lib/strandline dir:/mnt/backup/strandline\n" +
+			"  strandline compare http://127.0.0.1:8001 s3://backup/strandline@7.1234",
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runCompare(cmd.Context(), g, args[0], args[1], cmd.OutOrStdout())
+			return runCompare(cmd.Context(), g, [2]string{args[0], args[1]}, scratch, cmd.OutOrStdout())
 		},
 	}
+	cmd.Flags().StringVar(&scratch, "scratch", "", "directory on a disk with room for copies of both sides' views (default: the system's for temporary files)")
+	return cmd
 }
 
-func runCompare(ctx context.Context, g *globals, a, b string, out io.Writer) (err error) {
-	for _, path := range []string{a, b} {
-		dir, err := archiver.OpenStateDir(path)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, dir.Close()) }()
+func runCompare(ctx context.Context, g *globals, specs [2]string, scratch string, out io.Writer) (err error) {
+	scratch, err = os.MkdirTemp(scratch, "strandline-compare-")
+	if err != nil {
+		return fmt.Errorf("make a directory for copies: %w; write --scratch DIR", err)
 	}
-	equal := true
-	var found []projector.Difference
-	for _, name := range viewNames() {
-		d, err := projector.Compare(ctx, kv.OnDisk(slog.Default()), filepath.Join(a, "views", name), filepath.Join(b, "views", name), projectors()[name], slog.Default())
-		if err != nil {
-			return fmt.Errorf("comparing the %s views: %w", name, err)
-		}
-		found = append(found, d)
-		equal = equal && d.Equal()
-	}
-	if err := g.print(out, found, func(w io.Writer) error { return printDifferences(w, found) }); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	c := &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: progress.New(os.Stderr, slog.Default())}
+	result, err := c.run(ctx, specs)
+	c.progress.Done()
+	c.progress.Close()
+	if err != nil {
 		return err
 	}
-	if !equal {
-		return withCode(exitDiffers, errors.New("the views differ"))
+	if err := g.print(out, result, func(w io.Writer) error { return printComparison(w, result) }); err != nil {
+		return err
 	}
-	return nil
+	switch result.Verdict {
+	case verdictEqual:
+		return nil
+	case verdictABehind, verdictBBehind:
+		return withCode(exitBehind, errors.New("one is a prefix of the other"))
+	}
+	return withCode(exitDiffers, errors.New("A and B differ"))
 }
 
-func printDifferences(w io.Writer, found []projector.Difference) error {
-	var err error
-	say := func(format string, args ...any) {
-		if err == nil {
-			_, err = fmt.Fprintf(w, format, args...)
+// printer prints lines until one fails.
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) say(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format, args...)
+	}
+}
+
+func printComparison(w io.Writer, r *compareResult) error {
+	p := &printer{w: w}
+	for _, s := range []*side{r.A, r.B} {
+		p.say("%s: %s %s, up to seq %s\n", s.label, s.Kind, s.Name, s.End)
+	}
+	for _, remark := range r.Remarks {
+		p.say("note: %s\n", remark)
+	}
+	p.verdict(r)
+	for _, d := range r.Views {
+		p.difference(d)
+	}
+	if r.Verdict == verdictDiffer {
+		p.advice(r)
+	}
+	return p.err
+}
+
+func (p *printer) verdict(r *compareResult) {
+	switch r.Verdict {
+	case verdictEqual:
+		p.say("A and B are equal\n")
+	case verdictABehind:
+		p.say("A is a prefix of B, %d events behind\n", r.Behind)
+	case verdictBBehind:
+		p.say("B is a prefix of A, %d events behind\n", r.Behind)
+	case verdictDiverged:
+		p.say("A and B DIVERGE at seq %s\n  A says %s\n  B says %s\n", r.Fork.Seq, eventLine(r.Fork.A), eventLine(r.Fork.B))
+	case verdictDiffer:
+		p.say("A and B DIFFER\n")
+	}
+}
+
+func (p *printer) difference(d *projector.Difference) {
+	if d.Equal() {
+		p.say("%s view: equal at seq %s, digest %s\n", d.View, d.A.Position, d.A.Rows)
+		return
+	}
+	p.say("%s view: DIFFERS\n  A at seq %s, digest %s (rows %s)\n  B at seq %s, digest %s (rows %s)\n",
+		d.View, d.A.Position, d.A.Kept, d.A.Rows, d.B.Position, d.B.Kept, d.B.Rows)
+	for _, machine := range d.Machines {
+		p.say("  machine %s\n", machine)
+	}
+	for _, row := range d.Rows {
+		p.say("  %s %s\n    A %s\n    B %s\n", row.Table, row.Key, orNone(row.A), orNone(row.B))
+	}
+}
+
+// advice says whose rows are wrong, where that can be told: the digest that a
+// view carries along is what its events made of it.
+func (p *printer) advice(r *compareResult) {
+	for _, d := range r.Views {
+		if d.A.Kept != d.A.Rows {
+			p.say("the rows of A's %s view do not make its own digest: rebuild it\n", d.View)
+		}
+		if d.B.Kept != d.B.Rows {
+			p.say("the rows of B's %s view do not make its own digest: rebuild it\n", d.View)
 		}
 	}
-	for _, d := range found {
-		if d.Equal() {
-			say("%s view: equal at seq %s, digest %s\n", d.View, d.A.Position, d.A.Rows)
-			continue
-		}
-		say("%s view: DIFFERS\n  A at seq %s, digest %s (rows %s)\n  B at seq %s, digest %s (rows %s)\n",
-			d.View, d.A.Position, d.A.Kept, d.A.Rows, d.B.Position, d.B.Kept, d.B.Rows)
-		for _, machine := range d.Machines {
-			say("  machine %s\n", machine)
-		}
-		for _, row := range d.Rows {
-			say("  %s %x\n    A %s\n    B %s\n", row.Table, row.Key, orNone(row.A), orNone(row.B))
-		}
-	}
-	return err
 }
 
 func orNone(text string) string {

@@ -26,6 +26,7 @@ const (
 	exitDiffers     = 6   // a comparison or verification ended in a difference
 	exitUnavailable = 7   // the archive or the server did not answer: try again later
 	exitRefused     = 8   // a seatbelt said no: the message names the flag that says yes
+	exitBehind      = 9   // a comparison ended in one side being a prefix of the other
 	exitInterrupted = 130 // stopped by Ctrl-C before the end
 )
 
@@ -42,6 +43,7 @@ var exitTable = []struct {
 	{exitDiffers, "a comparison or verification found a difference"},
 	{exitUnavailable, "the archive or the server did not answer; a retry is safe"},
 	{exitRefused, "refused by a seatbelt; the message names the flag that overrides it"},
+	{exitBehind, "of the two that were compared, one is a prefix of the other"},
 	{exitInterrupted, "interrupted before the end"},
 }
 

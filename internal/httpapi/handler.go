@@ -11,6 +11,7 @@
 //	GET  /metrics      Prometheus
 //	GET  /api/status   a Status
 //	GET  /api/events   events as NDJSON: ?from=SEQ&follow=1&committed=1
+//	GET  /api/views/V  a copy of the view V, all its rows as of one event
 //	POST /api/release  ?machine=ACCOUNT/MACHINE lifts that machine's bar
 //	GET  /debug/pprof/ profiles, for go tool pprof
 //
@@ -47,6 +48,9 @@ type Server interface {
 	Ready() error
 	// Log returns the events, nil while there are none to be had yet.
 	Log() Log
+	// Copyable returns the views that can be copied, none while there are none
+	// to be had yet.
+	Copyable() []Copyable
 	// Release lifts a machine's bar, as an event: it returns once that is
 	// archived. ErrNotBarred, blockstore.ErrNoMachine and
 	// *blockstore.Unavailable are answers of their own.
@@ -96,6 +100,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /readyz", h.readyz)
 	mux.HandleFunc("GET /api/status", h.status)
 	mux.HandleFunc("GET /api/events", h.events)
+	mux.HandleFunc("GET /api/views/{name}", h.copyView)
 	mux.HandleFunc("POST /api/release", h.release)
 	if o.Metrics != nil {
 		mux.Handle("GET /metrics", o.Metrics)

@@ -166,6 +166,7 @@ type fakeServer struct {
 	health   error
 	ready    error
 	log      Log
+	views    []Copyable
 	barred   map[blockstore.Path]bool
 	releases int
 	fail     error // of the next Release
@@ -175,6 +176,8 @@ func (s *fakeServer) Status() Status { return s.status }
 func (s *fakeServer) Health() error  { return s.health }
 func (s *fakeServer) Ready() error   { return s.ready }
 func (s *fakeServer) Log() Log       { return s.log }
+
+func (s *fakeServer) Copyable() []Copyable { return s.views }
 
 func (s *fakeServer) Release(_ context.Context, p blockstore.Path) error {
 	s.mu.Lock()

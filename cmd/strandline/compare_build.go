@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/projector"
+)
+
+// level makes copies of a side's views that all stand at its end.
+func (c *comparison) level(ctx context.Context, s *side) error {
+	root, err := c.bringUp(ctx, s, s.root, s.End, s.log)
+	s.root = root
+	return err
+}
+
+// at returns a folder with the views of a side as of the event seq. Beyond the
+// side's end they take in what more says.
+func (c *comparison) at(ctx context.Context, s *side, seq eventlog.Seq, more eventlog.History) (string, error) {
+	if s.root != "" && seq == s.End {
+		return s.root, nil
+	}
+	if seq <= s.End {
+		return c.build(ctx, s, seq)
+	}
+	root := s.root
+	if root == "" {
+		var err error
+		if root, err = c.build(ctx, s, s.End); err != nil {
+			return "", err
+		}
+	}
+	return c.bringUp(ctx, s, root, seq, more)
+}
+
+// build makes a side's views as of the event seq from its log alone.
+func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (string, error) {
+	if s.log == nil {
+		return "", fmt.Errorf("the views of %s as of %s cannot be built: %s", s.label, seq, s.Unread)
+	}
+	root := filepath.Join(s.scratch, "built-"+seq.String())
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", fmt.Errorf("make a folder for the views of %s: %w", s.label, err)
+	}
+	c.progress.Start(fmt.Sprintf("build %s as of %s (batches)", s.label, seq), 0)
+	load := projector.Load{
+		Engine: c.engine, Dir: root, Scratch: filepath.Join(s.scratch, "runs"), Input: seq.String(), Upto: seq, Log: slog.Default(),
+	}
+	for _, p := range projectors() {
+		load.Projectors = append(load.Projectors, p)
+	}
+	if _, err := load.Run(ctx, counted{s.log, c.progress, nil}); err != nil {
+		return "", fmt.Errorf("building the views of %s, %s, as of %s: %w", s.label, s.Name, seq, err)
+	}
+	return root, nil
+}
+
+// bringUp makes copies of the views in from, and brings them up to the event
+// seq by what log says. A view that would break a rule is a
+// *projector.Violation.
+func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq eventlog.Seq, log eventlog.History) (root string, err error) {
+	root = filepath.Join(s.scratch, "at-"+seq.String())
+	for name, p := range projectors() {
+		c.progress.Start("copy the "+name+" view of "+s.label, 0)
+		if _, err := projector.Copy(ctx, c.engine, filepath.Join(from, name), filepath.Join(root, name), p, slog.Default()); err != nil {
+			return "", err
+		}
+	}
+	views, err := openViews(root, projector.Live, slog.Default())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, views.Close()) }()
+	c.progress.Start(fmt.Sprintf("bring %s up to %s (batches)", s.label, seq), 0)
+	if err := projector.CatchUp(ctx, counted{cut{log, seq}, c.progress, nil}, views.all()...); err != nil {
+		return "", fmt.Errorf("bringing the views of %s, %s, up to %s: %w", s.label, s.Name, seq, err)
+	}
+	for _, view := range views.views() {
+		if view.Position() != seq {
+			return "", fmt.Errorf("bringing the %s view of %s, %s, up to %s: the events end at %s", view.Name(), s.label, s.Name, seq, view.Position())
+		}
+	}
+	return root, nil
+}
+
+// cut is a history that ends at last, also when it goes on growing.
+type cut struct {
+	history eventlog.History
+	last    eventlog.Seq
+}
+
+func (c cut) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
+	return func(yield func(eventlog.Batch, error) bool) {
+		if from > c.last {
+			return
+		}
+		for batch, err := range c.history.Follow(ctx, from) {
+			end := len(batch.Entries)
+			for end > 0 && batch.Entries[end-1].Event.Seq > c.last {
+				end--
+			}
+			whole := end == len(batch.Entries) && batch.Last() < c.last
+			batch.Entries = batch.Entries[:end]
+			if (err != nil || end > 0) && !yield(batch, err) || err != nil || !whole {
+				return
+			}
+		}
+	}
+}
+
+// liveLog is the log of a running server, up to what it has committed. Its
+// entries have no placement, which no digest covers.
+type liveLog struct{ client *httpapi.Client }
+
+// liveBatch is how many events of a running server make a batch.
+const liveBatch = 1024
+
+func (l liveLog) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
+	return func(yield func(eventlog.Batch, error) bool) {
+		var batch eventlog.Batch
+		for line, err := range l.client.Events(ctx, httpapi.EventQuery{From: from, Committed: true}) {
+			if err != nil {
+				yield(eventlog.Batch{}, asked(err))
+				return
+			}
+			if line.Cleaned != (eventlog.Range{}) {
+				batch.Cleaned = append(batch.Cleaned, line.Cleaned)
+				continue
+			}
+			batch.Entries = append(batch.Entries, eventlog.Entry{Event: line.Event, Raw: eventlog.AppendEvent(nil, &line.Event)})
+			if len(batch.Entries) < liveBatch {
+				continue
+			}
+			if !yield(batch, nil) {
+				return
+			}
+			batch = eventlog.Batch{}
+		}
+		if len(batch.Entries) > 0 {
+			yield(batch, nil)
+		}
+	}
+}

@@ -10,11 +10,14 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -46,21 +49,23 @@ func (c *comparison) at(ctx context.Context, s *side, seq eventlog.Seq, more eve
 
 // build makes a side's views as of the event seq from its log alone.
 func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (string, error) {
-	if s.log == nil {
-		return "", fmt.Errorf("the views of %s as of %s cannot be built: %s", s.label, seq, s.Unread)
-	}
 	root := filepath.Join(s.scratch, "built-"+seq.String())
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return "", fmt.Errorf("make a folder for the views of %s: %w", s.label, err)
+	scratch := root + "-scratch"
+	err := os.MkdirAll(root, 0o700)
+	switch {
+	case err != nil:
+	case s.log == nil:
+		err = errors.New(s.Unread)
+	case s.archive != nil:
+		_, err = recovery.Run(ctx, recovery.Options{Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Progress: c.progress})
+	default:
+		c.progress.Start(fmt.Sprintf("build %s as of %s (batches)", s.label, seq), 0)
+		load := projector.Load{
+			Engine: c.engine, Dir: root, Scratch: scratch, Input: seq.String(), Upto: seq, Projectors: slices.Collect(maps.Values(projectors())), Log: slog.Default(),
+		}
+		_, err = load.Run(ctx, recovery.Counted(s.log, c.progress, nil))
 	}
-	c.progress.Start(fmt.Sprintf("build %s as of %s (batches)", s.label, seq), 0)
-	load := projector.Load{
-		Engine: c.engine, Dir: root, Scratch: filepath.Join(s.scratch, "runs"), Input: seq.String(), Upto: seq, Log: slog.Default(),
-	}
-	for _, p := range projectors() {
-		load.Projectors = append(load.Projectors, p)
-	}
-	if _, err := load.Run(ctx, counted{s.log, c.progress, nil}); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("building the views of %s, %s, as of %s: %w", s.label, s.Name, seq, err)
 	}
 	return root, nil
@@ -83,7 +88,7 @@ func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq even
 	}
 	defer func() { err = errors.Join(err, views.Close()) }()
 	c.progress.Start(fmt.Sprintf("bring %s up to %s (batches)", s.label, seq), 0)
-	if err := projector.CatchUp(ctx, counted{cut{log, seq}, c.progress, nil}, views.all()...); err != nil {
+	if err := projector.CatchUp(ctx, recovery.Counted(cut{log, seq}, c.progress, nil), views.all()...); err != nil {
 		return "", fmt.Errorf("bringing the views of %s, %s, up to %s: %w", s.label, s.Name, seq, err)
 	}
 	for _, view := range views.views() {

@@ -39,9 +39,10 @@ type side struct {
 	// compared.
 	Unread string `json:"log_unread,omitempty"`
 
-	log     eventlog.History // ends at End
-	root    string           // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
-	scratch string           // a folder of its own
+	log     eventlog.History  // ends at End
+	archive *archiver.Archive // of an archive; else nil
+	root    string            // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
+	scratch string            // a folder of its own
 	closers []func() error
 }
 
@@ -105,7 +106,7 @@ func (s *side) openArchive(ctx context.Context, spec string) error {
 	if err != nil {
 		return err
 	}
-	s.LogID, s.log = archive.LogID(), archive
+	s.LogID, s.archive = archive.LogID(), archive
 	// What claims say of the archive's end is taken in here: an archive that
 	// ends before has lost something.
 	if _, err := archive.HighestClaim(ctx); err != nil {
@@ -157,7 +158,11 @@ func (m moment) in(ctx context.Context, log eventlog.History, last eventlog.Seq)
 	case m.seq > last:
 		return 0, usagef("it ends at seq %s, before %s: name an event that it has", last, m.seq)
 	case m.seq != 0:
-		return m.seq, nil
+		entry, err := projector.EventAt(ctx, log, m.seq)
+		if err == nil && entry == nil {
+			err = usagef("it has no event %s: that epoch ended before", m.seq)
+		}
+		return m.seq, err
 	case m.time.IsZero():
 		return last, nil
 	}

@@ -40,6 +40,9 @@ type Load struct {
 	// Merging is told how many records of how many are merged, from any
 	// goroutine; may be nil.
 	Merging func(done, total uint64)
+	// Recorded is told the digest of each view as of each state_recorded, in
+	// no order between views, from one goroutine for each view; may be nil.
+	Recorded func(view string, seq eventlog.Seq, digest Digest)
 
 	sortAll bool // views of counters as well; for tests
 }
@@ -185,6 +188,7 @@ func (l *Load) open(s *site) (loading, error) {
 	}
 	runner := NewRunner(view, l.Log)
 	runner.Tolerate(l.Tolerate)
+	view.sink.recorded = l.Recorded
 	return &lookedUp{Runner: runner}, nil
 }
 

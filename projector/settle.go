@@ -176,6 +176,9 @@ func (s *storeSink) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) e
 		}
 	}
 	s.state.kept, s.state.keptSum = entry.Event.Seq, s.sum.digest()
+	if s.recorded != nil {
+		s.recorded(s.projector.Name(), s.state.kept, s.state.keptSum)
+	}
 	return nil
 }
 

@@ -202,6 +202,9 @@ func (v *sorted) conclusion(deltas []sum) (*state, *brokenRow) {
 		}
 		at.skipped += m.Skipped
 		at.kept, at.keptSum = m.Seq, now.digest()
+		if v.load.Recorded != nil {
+			v.load.Recorded(v.projector.Name(), at.kept, at.keptSum)
+		}
 	}
 	now.addSum(&deltas[len(v.journal.Marks)])
 	at.digest = now.digest()

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/strandline-project/strandline/internal/bench"
+	"github.com/strandline-project/strandline/projector/kv"
 )
 
 // recoverBench is what bench recover prints.
@@ -31,24 +33,25 @@ type recoverBench struct {
 }
 
 func newBenchRecover(g *globals) *cobra.Command {
-	var archive bench.Archive
+	archive := bench.Archive{Payload: 16}
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Measure how fast a lost server is rebuilt from a directory archive",
-		Long: `Writes an archive of --events synthetic events (90 % stores, 8 % deletes, 2 %
-locks, over --machines machines) through the real log and shipper, loses the
-server, and measures recover in a process of its own.`,
+		Long: `Writes a synthetic archive as 'bench archive' does, and measures recover in a
+process of its own.`,
 		Example: "  strandline bench recover --events 1000000",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if archive.Events < 1 || archive.Machines < 1 {
-				return usagef("--events and --machines must be positive: write --events 1000000 --machines 10")
+			archive.Objects = max(archive.Objects, 1+archive.Events/10_000)
+			if err := archive.Check(); err != nil {
+				return usagef("%v: write --events 1000000 --machines 10", err)
 			}
 			return runBenchRecover(cmd.Context(), g, archive, dir, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().IntVar(&archive.Events, "events", 1_000_000, "events in the archive")
 	cmd.Flags().IntVar(&archive.Machines, "machines", 10, "machines they belong to")
+	cmd.Flags().IntVar(&archive.Objects, "objects", 0, "objects that they lie in (0: one for 10,000 events)")
 	cmd.Flags().StringVar(&dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
 	return cmd
 }
@@ -65,8 +68,9 @@ func runBenchRecover(ctx context.Context, g *globals, archive bench.Archive, dir
 		return err
 	}
 	began := time.Now()
-	if err := archive.Fill(ctx, filepath.Join(scratch, "lost"), bucket, spec); err != nil {
-		return fmt.Errorf("fill the archive: %w", err)
+	archive.Engine, archive.Scratch = kv.OnDisk(slog.Default()), filepath.Join(scratch, "fill")
+	if _, err := archive.Write(ctx, bucket, spec, nil); err != nil {
+		return fmt.Errorf("write the archive: %w", err)
 	}
 	result := recoverBench{Events: archive.Events, FillSecs: time.Since(began).Seconds()}
 	if err := result.measure(ctx, filepath.Join(scratch, "recovered"), spec); err != nil {

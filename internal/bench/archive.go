@@ -4,144 +4,200 @@ package bench
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/projector"
 )
 
 // Archive describes a synthetic archive with the shapes of a real one: of the
-// events about 90 % store a block, 8 % delete one, the rest are locks.
+// events about 90 % store a block, 8 % delete one, the rest are locks, digests
+// and machines that change hands. The same description makes the same events.
 type Archive struct {
-	Events   int
+	Events   int // at least; a few more open and close it
 	Machines int
+	Objects  int    // at most 65,536 events go into one
+	Payload  int    // bytes of each block, which a recovery never reads
+	Seed     uint64 //
+	// Engine keeps the views that the recorded digests are taken from, in
+	// Scratch; both are used for the time of Write only.
+	Engine  projector.Engine
+	Scratch string // an empty directory
 }
 
-// payloadSize is the bytes of each synthetic block: a recovery never reads
-// them.
-const payloadSize = 16
+// Check refuses what no archive can be.
+func (a *Archive) Check() error {
+	switch {
+	case a.Events < 1, a.Machines < 1, a.Objects < 1, a.Payload < 1:
+		return errors.New("events, machines, objects and the payload's bytes must be positive")
+	case a.Machines > a.Events:
+		return fmt.Errorf("%d machines need as many events, not %d", a.Machines, a.Events)
+	case a.Events > a.Objects*(eventlog.MaxEvents/2):
+		return fmt.Errorf("%d events need %d objects or more", a.Events, 1+a.Events/(eventlog.MaxEvents/2))
+	}
+	return nil
+}
 
-// Fill writes the archive into bucket, through the real log and shipper, with
-// dir as the state directory of the server that is then lost.
-func (a Archive) Fill(ctx context.Context, dir string, bucket archiver.Bucket, archiveSpec string) (err error) {
-	state, err := archiver.CreateStateDir(dir, archiver.State{
-		LogID: archiver.NewID(), DirID: archiver.NewID(), Archive: archiveSpec, Phase: archiver.PhaseInitialising,
+// Write makes the archive in bucket, which must hold none, and returns the
+// last seq. It projects the events first, to know the digests that the events
+// are to record, and then writes them.
+func (a *Archive) Write(ctx context.Context, bucket archiver.Bucket, archiveSpec string, written func(objects int)) (eventlog.Seq, error) {
+	if err := a.Check(); err != nil {
+		return 0, err
+	}
+	archive, writer, err := a.begin(ctx, bucket, archiveSpec)
+	if err != nil {
+		return 0, err
+	}
+	plan := &plan{Archive: a, archive: archive, digests: map[eventlog.Seq][]eventlog.ViewState{}}
+	if err := plan.project(ctx); err != nil {
+		return 0, fmt.Errorf("find the digests of a synthetic archive: %w", err)
+	}
+	w := &objectWriter{bucket: bucket, logID: archive.LogID(), writer: writer, ordinal: 1, perObject: (a.Events + a.Objects - 1) / a.Objects}
+	s := newSynthesis(plan)
+	for {
+		entry, ok := s.next()
+		if !ok {
+			break
+		}
+		if w.add(entry, s.payload); len(w.entries) < w.perObject {
+			continue
+		}
+		if err := w.put(ctx, 0); err != nil {
+			return 0, err
+		}
+		if written != nil {
+			written(int(w.ordinal))
+		}
+	}
+	return s.last, w.put(ctx, eventlog.FlagCleanEnd)
+}
+
+// begin makes an archive that is as empty as one can be.
+func (a *Archive) begin(ctx context.Context, bucket archiver.Bucket, spec string) (archive *archiver.Archive, writer eventlog.ID, err error) {
+	state, err := archiver.CreateStateDir(filepath.Join(a.Scratch, "init"), archiver.State{
+		LogID: archiver.NewID(), DirID: archiver.NewID(), Archive: spec, Phase: archiver.PhaseInitialising,
 	})
 	if err != nil {
-		return err
+		return nil, writer, err
 	}
 	defer func() { err = errors.Join(err, state.Close()) }()
 	if err := archiver.Initialise(ctx, state, bucket, "bench", time.Now()); err != nil {
-		return err
+		return nil, writer, err
 	}
-	logID := state.State().LogID
-	log, err := eventlog.Open(eventlog.Options{
-		Dir: state.Path("wal"), Spool: state.Path("spool"), Head: eventlog.Head{LogID: logID, Writer: archiver.NewID(), Epoch: 1},
-		Last: eventlog.MakeSeq(1, 2), NextOrdinal: 2, Archived: eventlog.MakeSeq(1, 2), Limits: eventlog.Limits{DrainTime: -1},
-	})
-	if err != nil {
-		return err
-	}
-	shipper := &archiver.Shipper{Archive: archiver.At(bucket, logID), Log: log, Epoch: 1, Shipped: 1, Logger: slog.New(slog.DiscardHandler)}
-	shipped := make(chan error, 1)
-	go func() { shipped <- shipper.Run(ctx) }()
-	fillErr := a.append(ctx, log)
-	closeErr := log.Close(true)
-	return errors.Join(fillErr, closeErr, <-shipped)
+	return archiver.At(bucket, state.State().LogID), state.State().Claims[0].Writer, nil
 }
 
-// append puts the events into log, a batch at a time.
-func (a Archive) append(ctx context.Context, log *eventlog.Log) error {
-	f := filler{ctx: ctx, log: log}
-	account := f.wait(f.add(eventlog.Event{Type: eventlog.AccountOpened, Actor: "bench", Name: "bench"}, nil))
-	machines := make([]synthetic, a.Machines)
-	for i := range machines {
-		machines[i] = synthetic{account: account, id: f.wait(f.add(eventlog.Event{
-			Type: eventlog.MachineRegistered, Actor: "bench", Account: account, Name: fmt.Sprintf("m%d", i),
-		}, nil))}
-	}
-	for n := a.Machines + 1; n < a.Events && f.err == nil; n++ {
-		f.next(&machines[n%a.Machines], n)
-	}
-	f.flush()
-	return f.err
+// plan is what both passes over the events share.
+type plan struct {
+	*Archive
+	archive *archiver.Archive // its beginning
+
+	mu      sync.Mutex
+	digests map[eventlog.Seq][]eventlog.ViewState // as of each state_recorded
 }
 
-// synthetic is one machine of the archive.
-type synthetic struct {
-	id, account eventlog.Seq
-	stored      []stored // live blocks, the oldest first
-}
-
-type stored struct {
-	kind     eventlog.Kind
-	name     []byte
-	checksum uint32
-	pending  *eventlog.Pending
-}
-
-// filler keeps many appends under way, so that batches form.
-type filler struct {
-	ctx     context.Context
-	log     *eventlog.Log
-	pending []*eventlog.Pending
-	err     error
-}
-
-const fillerPending = 8192
-
-func (f *filler) add(ev eventlog.Event, body *eventlog.Body) *eventlog.Pending {
-	p := f.log.Append(ev, body)
-	if f.pending = append(f.pending, p); len(f.pending) >= fillerPending {
-		f.flush()
+// project runs the events through both views.
+func (p *plan) project(ctx context.Context) error {
+	dir := filepath.Join(p.Scratch, "views")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make a directory for views: %w", err)
 	}
-	return p
+	first := newSynthesis(p)
+	for ok := true; ok; _, ok = first.next() {
+	}
+	load := projector.Load{
+		Engine: p.Engine, Dir: dir, Scratch: filepath.Join(p.Scratch, "runs"), Input: "bench", Upto: first.last,
+		Projectors: []projector.Projector{projector.Machines(), projector.Blocks()}, Log: slog.New(slog.DiscardHandler), Recorded: p.record,
+	}
+	_, err := load.Run(ctx, p)
+	for _, view := range load.Projectors {
+		err = errors.Join(err, p.Engine.Remove(filepath.Join(dir, view.Name())))
+	}
+	return err
 }
 
-func (f *filler) wait(p *eventlog.Pending) eventlog.Seq {
-	seq, err := p.Wait()
-	f.err = errors.Join(f.err, err)
-	return seq
+func (p *plan) record(view string, seq eventlog.Seq, digest projector.Digest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.digests[seq] = append(p.digests[seq], eventlog.ViewState{Name: view, Version: 1, Digest: digest, AsOf: seq})
+	slices.SortFunc(p.digests[seq], func(a, b eventlog.ViewState) int { return strings.Compare(a.Name, b.Name) })
 }
 
-func (f *filler) flush() {
-	for _, p := range f.pending {
-		f.wait(p)
+// Follow yields all events, the archive's own beginning first; a load reads
+// from there only.
+func (p *plan) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
+	return func(yield func(eventlog.Batch, error) bool) {
+		for batch, err := range p.archive.Follow(ctx, from) {
+			if !yield(batch, err) || err != nil {
+				return
+			}
+		}
+		s := newSynthesis(p)
+		for more := true; more; {
+			var batch eventlog.Batch
+			for len(batch.Entries) < 4096 {
+				entry, ok := s.next()
+				if more = ok; !ok {
+					break
+				}
+				batch.Entries = append(batch.Entries, entry)
+			}
+			if len(batch.Entries) > 0 && !yield(batch, ctx.Err()) {
+				return
+			}
+		}
 	}
-	f.pending = f.pending[:0]
 }
 
-// next appends the n-th event, about machine m.
-func (f *filler) next(m *synthetic, n int) {
-	if n%100 >= 92 && len(m.stored) > 0 {
-		old := m.stored[0]
-		m.stored = m.stored[1:]
-		f.add(eventlog.Event{
-			Type: eventlog.BlockDeleted, Actor: "bench", Account: m.account, Machine: m.id, Kind: old.kind, Block: old.name,
-			Length: payloadSize, Checksum: old.checksum, Undoes: f.wait(old.pending),
-		}, nil)
-		return
+// objectWriter gathers entries into objects, as the shipper would have
+// shipped them.
+type objectWriter struct {
+	bucket    archiver.Bucket
+	logID     eventlog.ID
+	writer    eventlog.ID
+	ordinal   uint64 // of the last object
+	perObject int
+	object    []byte
+	entries   []eventlog.Entry
+}
+
+func (w *objectWriter) add(entry eventlog.Entry, payload []byte) {
+	if len(w.object) == 0 {
+		w.object = append(w.object, eventlog.ObjectMagic...)
 	}
-	name := make([]byte, 32)
-	binary.BigEndian.PutUint64(name, uint64(n)*0x9e3779b97f4a7c15) // spread like a hash
-	binary.BigEndian.PutUint64(name[8:], uint64(n))
-	body, err := f.log.Receive(f.ctx, strings.NewReader(fmt.Sprintf("%0*d", payloadSize, n)), payloadSize, payloadSize)
-	if err != nil {
-		f.err = errors.Join(f.err, err)
-		return
+	if entry.Placement.Length > 0 {
+		entry.Placement.Ordinal, entry.Placement.Offset = w.ordinal+1, uint64(len(w.object))
+		w.object = append(w.object, payload...)
 	}
-	s := stored{kind: eventlog.KindData, name: name, checksum: body.Checksum}
-	if n%100 < 2 {
-		s.kind = eventlog.KindLock
+	w.entries = append(w.entries, entry)
+}
+
+func (w *objectWriter) put(ctx context.Context, flags uint16) error {
+	if len(w.entries) == 0 {
+		return nil
 	}
-	s.pending = f.add(eventlog.Event{
-		Type: eventlog.BlockStored, Actor: "bench", Account: m.account, Machine: m.id, Kind: s.kind, Block: name,
-		Length: body.Length, Checksum: body.Checksum,
-	}, body)
-	m.stored = append(m.stored, s)
+	w.ordinal++
+	first, last := &w.entries[0].Event, &w.entries[len(w.entries)-1].Event
+	trailer := eventlog.Trailer{
+		LogID: w.logID, Epoch: last.Seq.Epoch(), Writer: w.writer, FirstOrdinal: w.ordinal, LastOrdinal: w.ordinal,
+		First: first.Seq, Last: last.Seq, PayloadBytes: uint64(len(w.object) - len(eventlog.ObjectMagic)), PayloadSum: eventlog.Checksum(w.object),
+		Flags: flags, ClosedAt: last.Time,
+	}
+	object := eventlog.AppendMetadata(w.object, &trailer, w.entries, nil, 0)
+	w.object, w.entries = object[:0], w.entries[:0]
+	if err := archiver.PutEqual(ctx, w.bucket, archiver.Shipped(w.ordinal).Key(), archiver.BytesBody(object)); err != nil {
+		return fmt.Errorf("write a synthetic archive: %w", err)
+	}
+	return nil
 }

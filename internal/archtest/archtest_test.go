@@ -63,7 +63,7 @@ var arrows = map[string][]string{
 	"internal/resticapi":   {"internal/resticapi", "internal/blockstore", "eventlog"},
 	"internal/httpapi":     {"internal/httpapi", "internal/blockstore", "eventlog", "internal/progress"},
 	"internal/plainclient": {},
-	"internal/bench":       {"archiver", "eventlog"},
+	"internal/bench":       {"archiver", "eventlog", "projector"},
 	"internal/recovery":    {"internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},
 }
 

@@ -63,4 +63,7 @@ type Body struct {
 var (
 	ErrExists   = errors.New("an object of that name exists")
 	ErrNotFound = errors.New("no such object")
+	// ErrThrottled says that the store took too much as it was asked, and did
+	// nothing.
+	ErrThrottled = errors.New("the store asks for fewer requests")
 )

@@ -20,7 +20,7 @@ var _ eventlog.History = (*Archive)(nil)
 // Footers are read ahead of the reader: so many at once, and no more decoded
 // than fit the budget (a single larger one goes alone).
 const (
-	readsAhead  = 16
+	readsAhead  = 64
 	aheadBudget = 64 << 20 // bytes
 )
 

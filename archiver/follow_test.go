@@ -277,7 +277,7 @@ func TestFootersAreReadAheadButNotWithoutBound(t *testing.T) {
 			done <- fmt.Errorf("%d batches", n)
 		}()
 		synctest.Wait() // everything that can be asked for has been
-		if n := running.Load(); n < 8 || n > 20 {
+		if n := running.Load(); n < 32 || n > 70 {
 			t.Errorf("%d reads at once", n)
 		}
 		close(hold)

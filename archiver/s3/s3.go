@@ -289,6 +289,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", archiver.ErrExists, err)
 	case response.StatusCode == http.StatusNotFound && response.Code == minio.NoSuchKey && named:
 		return fmt.Errorf("%w: %w", archiver.ErrNotFound, err)
+	case response.StatusCode == http.StatusServiceUnavailable, response.StatusCode == http.StatusTooManyRequests, response.Code == "SlowDown":
+		return fmt.Errorf("%w: %w", archiver.ErrThrottled, err)
 	case response.Code == minio.NoSuchBucket:
 		return fmt.Errorf("%w; create the bucket first, or correct its name", err)
 	case response.Code == "RequestTimeTooSkewed":

@@ -14,7 +14,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
+	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/internal/recovery"
@@ -122,6 +124,43 @@ func (c cut) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.B
 			}
 		}
 	}
+}
+
+// lazyArchive is an archive that is opened when it is asked for the first time.
+type lazyArchive func(context.Context) (*archiver.Archive, error)
+
+func (l lazyArchive) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
+	archive, err := l(ctx)
+	if err != nil {
+		return func(yield func(eventlog.Batch, error) bool) { yield(eventlog.Batch{}, err) }
+	}
+	return archive.Follow(ctx, from)
+}
+
+// archiveOf is the archive that a state directory names. When it is asked for
+// the first time, and only then, it must answer soon.
+func archiveOf(state *archiver.State) lazyArchive {
+	var once sync.Once
+	var archive *archiver.Archive
+	var err error
+	return func(ctx context.Context) (*archiver.Archive, error) {
+		once.Do(func() { archive, err = openArchiveOf(ctx, state) })
+		return archive, err
+	}
+}
+
+func openArchiveOf(ctx context.Context, state *archiver.State) (*archiver.Archive, error) {
+	bucket, err := (&lazyBucket{spec: state.Archive}).bucket()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstTry)
+	defer cancel()
+	archive, err := archiver.Open(ctx, bucket)
+	if err == nil && archive.LogID() != state.LogID {
+		err = fmt.Errorf("%w: the directory is of log %s, %v holds %s", archiver.ErrOtherLog, state.LogID, bucket, archive.LogID())
+	}
+	return archive, err
 }
 
 // liveLog is the log of a running server, up to what it has committed. Its

@@ -54,7 +54,12 @@ func (c *comparison) openSide(ctx context.Context, label, spec string) (*side, e
 	var err error
 	switch {
 	case strings.HasPrefix(spec, dir.Scheme), strings.HasPrefix(spec, s3.Scheme):
-		s.Kind, err = "archive", s.openArchive(ctx, spec)
+		var at moment
+		if spec, at, err = splitAsOf(spec); err == nil {
+			s.Name = withoutSecrets(spec) + at.String()
+			err = s.openArchive(ctx, spec, at)
+		}
+		s.Kind = "archive"
 	case live:
 		s.Kind, err = "live server", c.openLive(ctx, s, address)
 	default:
@@ -91,13 +96,8 @@ func liveAddress(spec string) (string, bool) {
 	return spec, err == nil
 }
 
-// openArchive reads how far an archive goes, which is up to the event or time
-// behind an @, if there is one.
-func (s *side) openArchive(ctx context.Context, spec string) error {
-	spec, asOf, err := splitAsOf(spec)
-	if err != nil {
-		return err
-	}
+// openArchive reads how far an archive goes, as of a moment.
+func (s *side) openArchive(ctx context.Context, spec string, asOf moment) error {
 	bucket, err := openBucket(spec, false)
 	if err != nil {
 		return err
@@ -133,6 +133,17 @@ func (s *side) openArchive(ctx context.Context, spec string) error {
 type moment struct {
 	seq  eventlog.Seq
 	time time.Time
+}
+
+// String prints m as it stands behind an archive.
+func (m moment) String() string {
+	switch {
+	case m.seq != 0:
+		return "@" + m.seq.String()
+	case m.time.IsZero():
+		return ""
+	}
+	return "@" + m.time.Format(time.RFC3339Nano)
 }
 
 // splitAsOf cuts the moment off an archive's name, as in dir:PATH@7.1234.
@@ -172,12 +183,15 @@ func (m moment) in(ctx context.Context, log eventlog.History, last eventlog.Seq)
 			return 0, err
 		}
 		for i := range batch.Entries {
-			if event := &batch.Entries[i].Event; event.Time > m.time.UnixNano() && before != 0 {
+			event := &batch.Entries[i].Event
+			switch at := time.Unix(0, event.Time).UTC(); {
+			case !at.After(m.time):
+				before = event.Seq
+			case before == 0:
+				return 0, usagef("its first event is of %s: name a later time than %s", at.Format(time.RFC3339), m.time.Format(time.RFC3339))
+			default:
 				return before, nil
-			} else if event.Time > m.time.UnixNano() {
-				return 0, usagef("its first event is of %s, after %s: name a later time", time.Unix(0, event.Time).UTC().Format(time.RFC3339), m.time.Format(time.RFC3339))
 			}
-			before = batch.Entries[i].Event.Seq
 		}
 	}
 	return min(before, last), nil
@@ -199,18 +213,14 @@ func (c *comparison) openState(ctx context.Context, s *side, path string) error 
 		return withCode(exitUsage, fmt.Errorf("it is %s: finish `strandline init` or `strandline recover` first", state.Phase))
 	}
 	s.LogID, s.root = state.LogID, locked.Path("views")
-	missing, err := c.missing(s.root)
-	if err != nil {
-		return err
-	}
-	if missing != "" {
-		c.remark("%s has no %s view yet: its views are built from its log", s.label, missing)
-		s.root = ""
-		return s.openWAL(locked, nil)
-	}
 	positions, err := c.positions(s.root)
 	if err != nil {
 		return err
+	}
+	if slices.Min(positions) == 0 {
+		c.remark("%s lacks a view: its views are built from its log", s.label)
+		s.root = ""
+		return s.openWAL(locked, nil)
 	}
 	s.End = slices.Max(positions)
 	if err := s.openWAL(locked, positions); err != nil {
@@ -245,8 +255,7 @@ func (s *side) openWAL(locked *archiver.StateDir, positions []eventlog.Seq) erro
 	if state.Archived != nil {
 		s.End = max(s.End, state.Archived.Seq)
 	}
-	archive := archiver.At(&lazyBucket{spec: state.Archive}, state.LogID)
-	log, err := wal.Reader(archive, s.End, eventlog.ErrClosed)
+	log, err := wal.Reader(archiveOf(&state), s.End, eventlog.ErrClosed)
 	if err != nil {
 		return err
 	}
@@ -295,25 +304,35 @@ func (c *comparison) fetch(ctx context.Context, client *httpapi.Client, name, to
 	return position, err
 }
 
-// missing names a view that a folder does not have, "" when it has all.
-func (c *comparison) missing(root string) (string, error) {
+// positions returns where the views in a folder stand, 0 for one that is not
+// there.
+func (c *comparison) positions(root string) ([]eventlog.Seq, error) {
+	var all []eventlog.Seq
 	for _, name := range viewNames() {
-		there, err := c.engine.Exists(filepath.Join(root, name))
-		if err != nil || !there {
-			return name, err
+		path := filepath.Join(root, name)
+		there, err := c.engine.Exists(path)
+		if err != nil {
+			return nil, err
 		}
+		position := eventlog.Seq(0)
+		if there {
+			position, err = c.position(path, name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, position)
 	}
-	return "", nil
+	return all, nil
 }
 
-// positions returns where the views in a folder stand.
-func (c *comparison) positions(root string) (_ []eventlog.Seq, err error) {
-	views, err := openViews(root, projector.ReadOnly, slog.Default())
+func (c *comparison) position(path, name string) (eventlog.Seq, error) {
+	view, err := projector.Open(c.engine, path, projectors()[name], projector.ReadOnly, slog.Default())
 	if errors.Is(err, projector.ErrUnusable) {
 		err = fmt.Errorf("%w; the next start of its server, or strandline rebuild, projects it again", err)
 	}
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	return views.positions(), views.Close()
+	return view.Position(), view.Close()
 }

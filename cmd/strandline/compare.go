@@ -11,9 +11,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
@@ -96,7 +98,7 @@ func printComparison(w io.Writer, r *compareResult) error {
 	}
 	p.verdict(r)
 	for _, d := range r.Views {
-		p.difference(d)
+		p.difference(d, r.Names)
 	}
 	if r.Verdict == verdictDiffer {
 		p.advice(r)
@@ -109,9 +111,9 @@ func (p *printer) verdict(r *compareResult) {
 	case verdictEqual:
 		p.say("A and B are equal\n")
 	case verdictABehind:
-		p.say("A is a prefix of B, %d events behind\n", r.Behind)
+		p.say("A is a prefix of B, %s\n", behind(r.Behind))
 	case verdictBBehind:
-		p.say("B is a prefix of A, %d events behind\n", r.Behind)
+		p.say("B is a prefix of A, %s\n", behind(r.Behind))
 	case verdictDiverged:
 		p.say("A and B DIVERGE at seq %s\n  A says %s\n  B says %s\n", r.Fork.Seq, eventLine(r.Fork.A), eventLine(r.Fork.B))
 	case verdictDiffer:
@@ -119,7 +121,7 @@ func (p *printer) verdict(r *compareResult) {
 	}
 }
 
-func (p *printer) difference(d *projector.Difference) {
+func (p *printer) difference(d *projector.Difference, names map[eventlog.Seq]string) {
 	if d.Equal() {
 		p.say("%s view: equal at seq %s, digest %s\n", d.View, d.A.Position, d.A.Rows)
 		return
@@ -127,22 +129,36 @@ func (p *printer) difference(d *projector.Difference) {
 	p.say("%s view: DIFFERS\n  A at seq %s, digest %s (rows %s)\n  B at seq %s, digest %s (rows %s)\n",
 		d.View, d.A.Position, d.A.Kept, d.A.Rows, d.B.Position, d.B.Kept, d.B.Rows)
 	for _, machine := range d.Machines {
-		p.say("  machine %s\n", machine)
+		p.say("  machine %s\n", strings.TrimSpace(machine.String()+" "+names[machine]))
 	}
 	for _, row := range d.Rows {
 		p.say("  %s %s\n    A %s\n    B %s\n", row.Table, row.Key, orNone(row.A), orNone(row.B))
 	}
 }
 
+func behind(events uint64) string {
+	switch events {
+	case 0:
+		return "how many events behind is not known"
+	case 1:
+		return "1 event behind"
+	}
+	return fmt.Sprintf("%d events behind", events)
+}
+
 // advice says whose rows are wrong, where that can be told: the digest that a
 // view carries along is what its events made of it.
 func (p *printer) advice(r *compareResult) {
 	for _, d := range r.Views {
-		if d.A.Kept != d.A.Rows {
+		rightA, rightB := d.A.Kept == d.A.Rows, d.B.Kept == d.B.Rows
+		if !rightA {
 			p.say("the rows of A's %s view do not make its own digest: rebuild it\n", d.View)
 		}
-		if d.B.Kept != d.B.Rows {
+		if !rightB {
 			p.say("the rows of B's %s view do not make its own digest: rebuild it\n", d.View)
+		}
+		if rightA && rightB && !d.Equal() {
+			p.say("each %s view is right by its own digest: compare A and B with the archive\n", d.View)
 		}
 	}
 }

@@ -40,6 +40,7 @@ type compareResult struct {
 	Behind  uint64                  `json:"behind,omitempty"`
 	Fork    *forkReport             `json:"fork,omitempty"` // where the logs differ first
 	Views   []*projector.Difference `json:"views"`
+	Names   map[eventlog.Seq]string `json:"machine_names,omitempty"` // of those that differ, account/machine
 	Remarks []string                `json:"remarks,omitempty"`
 }
 
@@ -64,7 +65,7 @@ type comparison struct {
 
 // run compares two sides. The result is whole when there is no error.
 func (c *comparison) run(ctx context.Context, specs [2]string) (_ *compareResult, err error) {
-	c.result = &compareResult{}
+	c.result = &compareResult{Names: map[eventlog.Seq]string{}}
 	for i, at := range []**side{&c.result.A, &c.result.B} {
 		s, err := c.openSide(ctx, string(rune('A'+i)), specs[i])
 		defer func() { err = errors.Join(err, s.close()) }()
@@ -184,6 +185,38 @@ func (c *comparison) compareAt(ctx context.Context, seqA, seqB eventlog.Seq) err
 			return fmt.Errorf("comparing the %s views: %w", name, err)
 		}
 		c.result.Views = append(c.result.Views, &d)
+		for _, root := range []string{rootA, rootB} {
+			if err := c.name(d.Machines, root); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// name finds the names of machines in the machine view of one side. One that
+// it does not know is left out.
+func (c *comparison) name(machines []eventlog.Seq, root string) (err error) {
+	if len(machines) == 0 {
+		return nil
+	}
+	view, err := projector.OpenMachineView(c.engine, filepath.Join(root, projector.Machines().Name()), projector.ReadOnly, slog.Default())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, view.Close()) }()
+	for _, id := range machines {
+		machine, known, err := view.Machine(id)
+		if err != nil || !known {
+			continue // its row may be the damaged one, which is told in any case
+		}
+		if account, known, err := view.Account(machine.Owner); err == nil && known {
+			name, other := account.Name+"/"+machine.Name, c.result.Names[id]
+			if other != "" && other != name { // what A calls so is another one in B
+				name = other + " or " + name
+			}
+			c.result.Names[id] = name
+		}
 	}
 	return nil
 }

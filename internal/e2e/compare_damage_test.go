@@ -57,8 +57,7 @@ var damages = map[string]func(key, value []byte, batch projector.WriteBatch) err
 
 func TestADamagedRowIsFound(t *testing.T) {
 	w := initialised(t)
-	s := w.busy("a")
-	s.kill()
+	w.busy("a").endsCleanly()
 	w.recover("b", 1)
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
@@ -67,8 +66,7 @@ func TestADamagedRowIsFound(t *testing.T) {
 			copyDir(t, w.path("b"), dir)
 			blockRow(t, filepath.Join(dir, "views"), damage)
 			for _, other := range []string{w.path("b"), w.archive, w.archive + "@2.1"} {
-				want := "differ"
-				c := w.compare(want, dir, other)
+				c := w.compare("differ", dir, other)
 				for _, view := range c.Views {
 					if view.View == "block" && (len(view.Rows) != 1 || len(view.Machines) != 1 || view.Machines[0] != view.Rows[0].Machine || view.Rows[0].Table != "blocks") ||
 						view.View == "machine" && len(view.Rows) != 0 {

@@ -298,8 +298,11 @@ func (c *comparison) fetch(ctx context.Context, client *httpapi.Client, name, to
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	position, err := projector.Import(ctx, c.engine, to, projectors()[name], body)
-	if errors.Is(err, projector.ErrUnusable) {
+	switch {
+	case errors.Is(err, projector.ErrUnusable):
 		err = fmt.Errorf("%w; compare with the strandline that the server runs", err)
+	case errors.Is(err, projector.ErrCopy) && ctx.Err() == nil:
+		err = withCode(exitUnavailable, err) // the server has gone
 	}
 	return position, err
 }

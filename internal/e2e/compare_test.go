@@ -196,6 +196,18 @@ func TestAnArchiveAsOfATime(t *testing.T) {
 	}
 	w.compare("equal", w.archive+"@"+at, fmt.Sprintf("%s@%d", w.archive, c.A.End))
 	w.compare("equal", w.archive+"@2999-01-01T00:00:00Z", w.archive)
+	random := newRandom(t)
+	for range 10 {
+		a, b := random.IntN(len(events)), random.IntN(len(events))
+		if a == b {
+			continue
+		}
+		low, high := events[min(a, b)].Event.Seq, events[max(a, b)].Event.Seq
+		c := w.compare("a-is-a-prefix", fmt.Sprintf("%s@%s", w.archive, low), fmt.Sprintf("%s@%s", w.archive, high))
+		if want := uint64(max(a, b) - min(a, b)); c.Behind != want || c.A.End != low || c.B.End != high {
+			t.Errorf("%s and %s: %+v, want %d behind", low, high, c, want)
+		}
+	}
 	for at, texts := range map[string][]string{
 		"yesterday":            {"write an event (@7.1234) or a time"},
 		"9.9":                  {"before 9.9"},

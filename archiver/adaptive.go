@@ -85,6 +85,7 @@ type ReadStats struct {
 	Throttled          uint64        `json:"throttled"` // failed because the store said that it was too much
 	Limit              int           `json:"limit"`     // reads at once, now
 	InFlight           int           `json:"in_flight"`
+	Most               int           `json:"most_at_once"`
 	Latency            time.Duration `json:"latency_ns"` // of a read until its answer began, smoothed
 }
 
@@ -237,6 +238,7 @@ func (a *AdaptiveBucket) answered(count *uint64, began time.Time) {
 	took := a.now().Sub(began)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.stats.Most = max(a.stats.Most, a.inFlight)
 	*count++
 	if a.stats.Latency == 0 {
 		a.stats.Latency = took

@@ -18,6 +18,9 @@ func (s *Start) check(ctx context.Context) error {
 	if state := s.Dir.State(); state.Phase != PhaseReady {
 		return fmt.Errorf("this state directory is %s; finish `strandline init` or `strandline recover` first", state.Phase)
 	}
+	if state := s.Dir.State(); state.AsOf != 0 {
+		return fmt.Errorf("this state directory holds the state as of event %s, for looking: serve it with --hold, or recover again without --until", state.AsOf)
+	}
 	if err := s.readClaims(ctx); err != nil {
 		return err
 	}

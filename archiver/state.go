@@ -52,6 +52,12 @@ type State struct {
 	// Lossy is set before a start drops anything, and stays until an
 	// epoch_started that says so is archived.
 	Lossy *LossyMark `json:"lossy,omitempty"`
+	// AsOf is the event up to which the state was recovered, when that is not
+	// the archive's end: it is for looking, and never served for writing.
+	AsOf eventlog.Seq `json:"as_of,omitempty"`
+	// Waivers are the violations that the recovery of this state went on past,
+	// until the events that say so are archived.
+	Waivers []Waiver `json:"waivers,omitempty"`
 	// Clean says that the last server on this directory stopped in order.
 	Clean bool `json:"clean"`
 }
@@ -70,6 +76,12 @@ const (
 type OwnClaim struct {
 	Epoch  uint32      `json:"epoch"`
 	Writer eventlog.ID `json:"writer"`
+}
+
+// Waiver is a rule that was let go for a range of events.
+type Waiver struct {
+	Rule  string         `json:"rule"`
+	Scope eventlog.Range `json:"scope"`
 }
 
 // ArchivedMark names an archived object and the last seq it covers.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -140,4 +141,17 @@ func (v *Violation) note(e *eventlog.Event) {
 		line += fmt.Sprintf(" names machine %s", e.Machine)
 	}
 	v.Later = append(v.Later, line)
+}
+
+// Known reports whether r is one of the rules.
+func (r Rule) Known() bool { return r != "" && slices.Contains(rules, r) }
+
+// RuleNames returns the names of all rules, sorted.
+func RuleNames() []string {
+	names := make([]string, 0, len(rules))
+	for _, rule := range rules[1:] {
+		names = append(names, string(rule))
+	}
+	slices.Sort(names)
+	return names
 }

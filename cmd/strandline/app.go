@@ -108,6 +108,9 @@ func (a *app) open(ctx context.Context) (err error) {
 	if state.Phase != archiver.PhaseReady {
 		return withCode(exitUsage, fmt.Errorf("%s is %s: finish `strandline init` or `strandline recover` first", a.cfg.Data, state.Phase))
 	}
+	if state.AsOf != 0 && !a.cfg.Hold {
+		return withCode(exitRefused, fmt.Errorf("%s holds the state as of event %s, for looking: serve it with --hold, or recover again without --until", a.cfg.Data, state.AsOf))
+	}
 	given, err := absolute(a.cfg.Archive)
 	if err != nil {
 		return withCode(exitUsage, err)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -26,6 +27,7 @@ import (
 )
 
 func newRecover(g *globals) *cobra.Command {
+	var asked recoverFlags
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Rebuild a server's whole state from the archive alone",
@@ -36,16 +38,33 @@ every event in order, and compares every digest that the lost server recorded.
 It claims nothing and writes nothing to the archive, so it is safe at any time,
 even while a server still runs. Interrupted, the same command goes on; until it
 is finished the directory cannot be served. Afterwards, look around with
-'strandline serve --hold', or take over with 'strandline serve --take-over'.`,
-		Example: "  strandline recover --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline",
+'strandline serve --hold', or take over with 'strandline serve --take-over'.
+
+--plan says beforehand what would be read, what is missing, how much disk it
+takes and how long, from a sample of a few seconds. --until builds the state as
+of an event or a time, for looking. --check-all lists every event that breaks a
+rule, and builds nothing; --waive goes on past exactly those that it names.
+
+How many reads are under way at once is found out; --read-concurrency bounds
+it, and so does a line "MIN-MAX" in the file DATA/read-concurrency, at any time
+while recover runs.`,
+		Example: `  strandline recover --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline
+  strandline recover --plan --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline
+  strandline recover --until 2026-11-20T12:00:00Z --data /var/tmp/look --archive dir:/mnt/backup/strandline
+  strandline recover --check-all --archive dir:/mnt/backup/strandline
+  strandline recover --waive delete-names-store@7.1234 --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline`,
 	}
 	load := bindConfig(cmd, "data", "archive", "single-writer")
+	asked.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load.load()
 		if err != nil {
 			return err
 		}
-		return runRecover(cmd.Context(), g, &cfg, cmd.OutOrStdout())
+		if err := asked.parse(); err != nil {
+			return withCode(exitUsage, err)
+		}
+		return runRecover(cmd.Context(), g, &cfg, &asked, cmd.OutOrStdout())
 	}
 	return cmd
 }
@@ -67,6 +86,10 @@ type recoverResult struct {
 	// system does not tell.
 	PeakMemory int64          `json:"peak_memory_bytes,omitempty"`
 	Views      []viewRecovery `json:"views"`
+
+	Waived []archiver.Waiver  `json:"waived,omitempty"`
+	Reads  archiver.ReadStats `json:"reads"`
+	AsOf   bool               `json:"as_of,omitempty"` // not up to the archive's end: for looking
 }
 
 // viewRecovery is one view of a recoverResult.
@@ -78,45 +101,66 @@ type viewRecovery struct {
 	Skipped  uint64           `json:"digests_skipped"`
 }
 
-func runRecover(ctx context.Context, g *globals, cfg *Config, out io.Writer) (err error) {
+func runRecover(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags, out io.Writer) (err error) {
+	if asked.checkAll { // needs no state directory
+		return checkAll(ctx, g, cfg, asked, out)
+	}
 	if err := cfg.resolve(); err != nil {
 		return err
 	}
-	bucket, err := openBucket(cfg.Archive, false)
+	bucket, archive, err := openForRecovery(ctx, cfg.Archive, asked)
 	if err != nil {
 		return err
 	}
-	archive, err := archiver.Open(ctx, bucket)
-	if err != nil {
-		return err
+	if asked.plan {
+		return printPlan(ctx, g, cfg, asked, bucket, archive, out)
 	}
 	bar := progress.New(os.Stderr, slog.Default())
 	defer bar.Close()
-	result, err := recoverInto(ctx, cfg, archive, bar)
+	result, err := recoverInto(ctx, cfg, asked, bucket, archive, bar)
 	if err != nil {
 		return fmt.Errorf("recovering %s from %v: %w", cfg.Data, bucket, err)
 	}
 	return g.print(out, result, func(w io.Writer) error { return printRecovery(w, result) })
 }
 
+// openForRecovery opens an archive to read much of it.
+func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*archiver.AdaptiveBucket, *archiver.Archive, error) {
+	opened, err := openBucket(spec, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	bucket := archiver.Adaptive(opened, asked.concurrency)
+	archive, err := archiver.Open(ctx, bucket)
+	return bucket, archive, err
+}
+
 // recoverInto builds the state directory from the archive.
-func recoverInto(ctx context.Context, cfg *Config, archive *archiver.Archive, bar *progress.Progress) (result *recoverResult, err error) {
+func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive, bar *progress.Progress) (result *recoverResult, err error) {
 	began := time.Now()
+	until, err := asked.resolveUntil(ctx, archive, bar)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := recoveryDir(cfg, archive.LogID())
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
+	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
 	built, err := recovery.Run(ctx, recovery.Options{
-		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch), Progress: bar,
+		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
+		Until: until, Tolerate: asked.tolerate(), Progress: bar,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := finishRecovery(dir, built); err != nil {
+	result = describeRecovery(cfg, archive, built, time.Since(began))
+	result.Waived, result.Reads = asked.used(), bucket.Stats()
+	if err := writeReport(dir, result, began, bar); err != nil {
 		return nil, err
 	}
-	return describeRecovery(cfg, archive, built, time.Since(began)), nil
+	return result, finishRecovery(dir, built, result.Waived)
 }
 
 // recoveryScratch is the folder of a state directory that is there while it
@@ -150,12 +194,16 @@ func recoveryDir(cfg *Config, log eventlog.ID) (*archiver.StateDir, error) {
 
 // finishRecovery makes the directory one that can be served, and removes what
 // lay between the phases.
-func finishRecovery(dir *archiver.StateDir, built *recovery.Result) error {
+func finishRecovery(dir *archiver.StateDir, built *recovery.Result, waived []archiver.Waiver) error {
 	// The commit point of a recovery: a crash before this line leaves one to
 	// be resumed, after it a whole state.
 	err := dir.Update(func(state *archiver.State) {
 		state.Phase, state.Clean = archiver.PhaseReady, true
 		state.Archived = &archiver.ArchivedMark{Ordinal: built.LastOrdinal, Seq: built.ArchiveEnd}
+		state.Waivers = waived
+		if built.Last != built.ArchiveEnd {
+			state.AsOf = built.Last
+		}
 	})
 	if err != nil {
 		return err
@@ -170,6 +218,7 @@ func describeRecovery(cfg *Config, archive *archiver.Archive, built *recovery.Re
 	result := &recoverResult{
 		LogID: archive.LogID(), Data: cfg.Data, Archive: cfg.Archive, Objects: built.Objects, Bytes: built.Bytes,
 		Last: built.Last, LastAt: built.Last.String(), Events: built.Events, Clean: built.Clean, Seconds: took.Seconds(),
+		AsOf: built.Last != built.ArchiveEnd,
 	}
 	for _, view := range built.Views {
 		result.Views = append(result.Views, viewRecovery{Name: view.View, Position: view.Position, Digest: view.Digest, Compared: view.Compared, Skipped: view.Skipped})
@@ -186,6 +235,14 @@ func printRecovery(w io.Writer, r *recoverResult) error {
 	fmt.Fprintf(w, "log %s up to seq %s of %s, %d objects\n", r.LogID, r.Last, r.LastTime.UTC().Format(time.RFC3339), r.Objects)
 	for _, v := range r.Views {
 		fmt.Fprintf(w, "%s view: digest %s, %d recorded digests compared and equal, %d skipped\n", v.Name, v.Digest, v.Compared, v.Skipped)
+	}
+	fmt.Fprintf(w, "%d requests, %s read, at most %d reads at once\n", r.Reads.Requests, humanize.IBytes(r.Reads.Bytes), r.Reads.Most)
+	for _, waived := range r.Waived {
+		fmt.Fprintf(w, "WAIVED: rule %s for event %s to %s\n", waived.Rule, waived.Scope.First, waived.Scope.Last)
+	}
+	if r.AsOf {
+		_, err := fmt.Fprintf(w, "\nThis is the state as of that event, for looking: strandline serve --data %s --hold --no-auth\n", r.Data)
+		return err
 	}
 	next := "strandline serve --data " + r.Data + " --no-auth"
 	if !r.Clean {

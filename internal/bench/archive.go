@@ -92,7 +92,7 @@ func (a *Archive) begin(ctx context.Context, bucket archiver.Bucket, spec string
 		return nil, writer, err
 	}
 	defer func() { err = errors.Join(err, state.Close()) }()
-	if err := archiver.Initialise(ctx, state, bucket, "bench", time.Now()); err != nil {
+	if err := archiver.Initialise(ctx, state, bucket, "bench", time.Unix(0, syntheticStart)); err != nil {
 		return nil, writer, err
 	}
 	return archiver.At(bucket, state.State().LogID), state.State().Claims[0].Writer, nil

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/durable"
+	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/projector"
+	"github.com/strandline-project/strandline/projector/kv"
+)
+
+// checkResult is what recover --check-all prints.
+type checkResult struct {
+	Archive    string           `json:"archive"`
+	Last       eventlog.Seq     `json:"last_seq"`
+	Events     uint64           `json:"events"`
+	Violations []foundViolation `json:"violations"`
+}
+
+// foundViolation is one event that breaks a rule. Waive is what recover's
+// --waive would have to say.
+type foundViolation struct {
+	Rule   projector.Rule `json:"rule"`
+	Seq    eventlog.Seq   `json:"seq"`
+	View   string         `json:"view"`
+	Detail string         `json:"detail"`
+	Waive  string         `json:"waive"`
+}
+
+// checkAll projects the whole archive into a temporary directory, past every
+// violation.
+func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags, out io.Writer) (err error) {
+	bucket, archive, err := openForRecovery(ctx, cfg.Archive, asked)
+	if err != nil {
+		return err
+	}
+	scratch, err := os.MkdirTemp("", "strandline-check-")
+	if err != nil {
+		return fmt.Errorf("make a directory to check in: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	result := checkResult{Archive: bucket.String(), Violations: []foundViolation{}}
+	var mu sync.Mutex
+	bar := progress.New(os.Stderr, slog.Default())
+	defer bar.Close()
+	built, err := recovery.Run(ctx, recovery.Options{
+		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: filepath.Join(scratch, "views"), Scratch: filepath.Join(scratch, "runs"), Progress: bar,
+		Tolerate: func(v *projector.Violation) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			result.Violations = append(result.Violations, foundViolation{v.Rule, v.Seq, v.View, v.Error(), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
+			return true
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("checking %v: %w", bucket, err)
+	}
+	result.Last, result.Events = built.Last, built.Events
+	slices.SortFunc(result.Violations, func(a, b foundViolation) int { return int(min(1, max(-1, int64(a.Seq)-int64(b.Seq)))) })
+	if err := g.print(out, result, func(w io.Writer) error { return result.print(w) }); err != nil {
+		return err
+	}
+	if n := len(result.Violations); n > 0 {
+		return withCode(exitDamage, fmt.Errorf("%d events of %v break a rule", n, bucket))
+	}
+	return nil
+}
+
+func (r *checkResult) print(w io.Writer) error {
+	for _, v := range r.Violations {
+		fmt.Fprintf(w, "%s\n  to go on past it: --waive %s\n", v.Detail, v.Waive)
+	}
+	_, err := fmt.Fprintf(w, "%d events of %s up to %s checked, %d break a rule\n", r.Events, r.Archive, r.Last, len(r.Violations))
+	return err
+}
+
+// recoveryReport is what a recovery leaves in the state directory for people.
+// Nothing ever reads it back.
+type recoveryReport struct {
+	Version int                 `json:"version"`
+	Program string              `json:"program"`
+	Began   time.Time           `json:"began"`
+	Ended   time.Time           `json:"ended"`
+	Phases  []progress.Snapshot `json:"phases"`
+	Result  *recoverResult      `json:"result"`
+}
+
+const (
+	reportName    = "recovery-report.json"
+	reportVersion = 1
+)
+
+func writeReport(dir *archiver.StateDir, result *recoverResult, began time.Time, bar *progress.Progress) error {
+	report := recoveryReport{Version: reportVersion, Program: readVersion().Version, Began: began.UTC(), Ended: time.Now().UTC(), Phases: bar.Phases(), Result: result}
+	text, err := json.MarshalIndent(report, "", "  ")
+	if err == nil {
+		err = durable.WriteFile(dir.Path(reportName), append(text, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write the recovery's report: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/projector"
+)
+
+// recoverFlags is what recover can be asked for beside where from and to.
+type recoverFlags struct {
+	until, bounds  string
+	waive          []string
+	plan, checkAll bool
+	prices         prices
+
+	concurrency archiver.AdaptiveOptions
+	untilSeq    eventlog.Seq // 0: not given as one
+	untilTime   time.Time    // zero: not given as one
+	mu          sync.Mutex
+	waivers     []*waiver
+}
+
+// waiver is one --waive.
+type waiver struct {
+	archiver.Waiver
+	times int // it was needed; owned by recoverFlags.mu
+}
+
+func (f *recoverFlags) bind(flags *pflag.FlagSet) {
+	flags.StringVar(&f.until, "until", "", "build the state as of this event (7.1234) or time (2026-11-20T12:00:00Z), for looking")
+	flags.BoolVar(&f.plan, "plan", false, "say what a recovery would read, need and take, and build nothing")
+	flags.BoolVar(&f.checkAll, "check-all", false, "list every event that breaks a rule, and build nothing")
+	flags.StringArrayVar(&f.waive, "waive", nil, "go on past events that break a rule: RULE@SEQ or RULE@FIRST-LAST; may be repeated")
+	flags.StringVar(&f.bounds, "read-concurrency", "", "bounds of the reads under way at once, MIN-MAX (default 2-512)")
+	f.prices.bind(flags)
+}
+
+// parse reads what can be read without the archive.
+func (f *recoverFlags) parse() (err error) {
+	if f.until != "" {
+		if f.untilTime, err = time.Parse(time.RFC3339, f.until); err != nil {
+			if f.untilSeq, err = eventlog.ParseSeq(f.until); err != nil {
+				return fmt.Errorf("--until: %w, or a time such as 2026-11-20T12:00:00Z", err)
+			}
+		}
+	}
+	if f.bounds != "" {
+		if f.concurrency.Min, f.concurrency.Max, err = parseBounds(f.bounds); err != nil {
+			return fmt.Errorf("--read-concurrency: %w", err)
+		}
+	}
+	f.waivers = nil
+	for _, text := range f.waive {
+		w, err := parseWaiver(text)
+		if err != nil {
+			return fmt.Errorf("--waive %s: %w", text, err)
+		}
+		f.waivers = append(f.waivers, &waiver{Waiver: w})
+	}
+	if f.plan && f.checkAll {
+		return errors.New("--plan and --check-all: ask for one of them")
+	}
+	return nil
+}
+
+func parseBounds(text string) (lowest, highest int, err error) {
+	low, high, found := strings.Cut(strings.TrimSpace(text), "-")
+	if found {
+		lowest, err = strconv.Atoi(low)
+	}
+	if err == nil && found {
+		highest, err = strconv.Atoi(high)
+	}
+	if err != nil || !found || lowest < 1 || highest < lowest {
+		return 0, 0, fmt.Errorf("%q: write MIN-MAX, such as 2-512", text)
+	}
+	return lowest, highest, nil
+}
+
+func parseWaiver(text string) (archiver.Waiver, error) {
+	rule, scope, found := strings.Cut(text, "@")
+	if !found || !projector.Rule(rule).Known() {
+		return archiver.Waiver{}, fmt.Errorf("write RULE@SEQ or RULE@FIRST-LAST with a rule as a violation names it, one of %s", strings.Join(projector.RuleNames(), ", "))
+	}
+	first, last, isRange := strings.Cut(scope, "-")
+	if !isRange {
+		last = first
+	}
+	from, err := eventlog.ParseSeq(first)
+	if err != nil {
+		return archiver.Waiver{}, err
+	}
+	to, err := eventlog.ParseSeq(last)
+	if err != nil {
+		return archiver.Waiver{}, err
+	}
+	if to < from {
+		return archiver.Waiver{}, fmt.Errorf("%s comes before %s", to, from)
+	}
+	return archiver.Waiver{Rule: rule, Scope: eventlog.Range{First: from, Last: to}}, nil
+}
+
+// resolveUntil returns the event to recover up to, 0 for the archive's end.
+func (f *recoverFlags) resolveUntil(ctx context.Context, archive *archiver.Archive, bar *progress.Progress) (eventlog.Seq, error) {
+	if f.untilTime.IsZero() {
+		return f.untilSeq, nil
+	}
+	bar.Start("find the time", 0)
+	defer bar.Done()
+	return recovery.At(ctx, archive, f.untilTime.UnixNano())
+}
+
+// tolerate returns what goes on past the violations that were waived; nil
+// when none was.
+func (f *recoverFlags) tolerate() func(*projector.Violation) bool {
+	if len(f.waivers) == 0 {
+		return nil
+	}
+	return func(v *projector.Violation) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, w := range f.waivers {
+			if w.Rule == string(v.Rule) && w.Scope.Contains(v.Seq) {
+				w.times++
+				slog.Warn("waived: the event changes nothing in this view", "rule", w.Rule, "seq", v.Seq.String(), "view", v.View, "violation", v.Error())
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// used returns the waivers that were needed, and warns of the others.
+func (f *recoverFlags) used() []archiver.Waiver {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var used []archiver.Waiver
+	for _, w := range f.waivers {
+		if w.times == 0 {
+			slog.Warn("a waiver was not needed: leave it out", "rule", w.Rule, "first", w.Scope.First.String(), "last", w.Scope.Last.String())
+			continue
+		}
+		used = append(used, w.Waiver)
+	}
+	return used
+}
+
+// boundsName is the file of a state directory being recovered that may change
+// how many reads are under way at once.
+const boundsName = "read-concurrency"
+
+// obeyBounds looks for the file every second until the function that it
+// returns is called.
+func obeyBounds(ctx context.Context, path string, bucket *archiver.AdaptiveBucket) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		last := ""
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			last = obey(path, last, bucket)
+		}
+	})
+	return func() {
+		cancel()
+		done.Wait()
+	}
+}
+
+// obey sets the bounds in path, unless they are still last; it returns them.
+func obey(path, last string, bucket *archiver.AdaptiveBucket) string {
+	raw, err := os.ReadFile(path)
+	text := string(raw)
+	if errors.Is(err, fs.ErrNotExist) || text == last {
+		return last
+	}
+	var low, high int
+	if err == nil {
+		low, high, err = parseBounds(text)
+	}
+	if err == nil {
+		err = bucket.SetBounds(low, high)
+	}
+	if err != nil {
+		slog.Warn("the bounds of reads under way at once are not changed", "file", path, "err", err)
+		return text
+	}
+	slog.Info("the bounds of reads under way at once are changed", "file", path, "min", low, "max", high)
+	return text
+}

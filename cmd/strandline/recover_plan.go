@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/projector/kv"
+)
+
+// prices are what a store asks, in dollars; by default those of a large one.
+type prices struct {
+	gets  float64 // for 1,000 reads
+	lists float64 // for 1,000 lists
+	bytes float64 // for a GB that leaves the store
+}
+
+func (p *prices) bind(flags *pflag.FlagSet) {
+	flags.Float64Var(&p.gets, "price-gets", 0.0004, "with --plan: dollars for 1,000 reads of the store")
+	flags.Float64Var(&p.lists, "price-lists", 0.005, "with --plan: dollars for 1,000 lists of the store")
+	flags.Float64Var(&p.bytes, "price-gb", 0.09, "with --plan: dollars for a gigabyte that leaves the store")
+}
+
+// recoverPlan is what recover --plan prints. What is estimated comes from a
+// sample of the archive's beginning.
+type recoverPlan struct {
+	LogID     eventlog.ID  `json:"log_id"`
+	Archive   string       `json:"archive"`
+	Objects   int          `json:"objects"`
+	Bytes     int64        `json:"archive_bytes"`
+	Last      eventlog.Seq `json:"last_seq"`
+	Missing   string       `json:"missing,omitempty"` // "" when nothing is
+	Sampled   int          `json:"sampled_objects"`
+	Events    uint64       `json:"estimated_events"`
+	Read      uint64       `json:"estimated_bytes_read"`
+	Requests  uint64       `json:"estimated_requests"`
+	Dollars   float64      `json:"estimated_dollars"`
+	Disk      uint64       `json:"estimated_disk_bytes"` // at most, while it runs
+	Free      uint64       `json:"free_disk_bytes"`      // where --data is to be
+	Seconds   float64      `json:"estimated_seconds"`
+	PerSecond float64      `json:"estimated_events_per_second"`
+}
+
+// sampleTime is how long the sample is read and projected.
+const sampleTime = 5 * time.Second
+
+func printPlan(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive, out io.Writer) error {
+	plan, err := makePlan(ctx, cfg, asked, bucket, archive)
+	if err != nil {
+		return fmt.Errorf("planning a recovery from %v: %w", bucket, err)
+	}
+	if err := g.print(out, plan, func(w io.Writer) error { return plan.print(w) }); err != nil {
+		return err
+	}
+	switch {
+	case plan.Missing != "":
+		return withCode(exitDamage, errors.New(plan.Missing))
+	case plan.Disk > plan.Free:
+		return withCode(exitRefused, fmt.Errorf("about %s of disk are needed, %s are free where %s is to be: name a directory on a larger one with --data",
+			humanize.IBytes(plan.Disk), humanize.IBytes(plan.Free), cfg.Data))
+	}
+	return nil
+}
+
+func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive) (*recoverPlan, error) {
+	plan := &recoverPlan{LogID: archive.LogID(), Archive: cfg.Archive}
+	found, err := recovery.Look(ctx, archive)
+	if errors.Is(err, archiver.ErrHole) {
+		plan.Missing = err.Error()
+		return plan, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	plan.Objects, plan.Bytes, plan.Last = found.Objects, found.Bytes, found.ArchiveEnd
+	if plan.Free, err = freeDisk(cfg.Data); err != nil {
+		return nil, err
+	}
+	before := bucket.Stats()
+	scratch, err := os.MkdirTemp("", "strandline-plan-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for the sample: %w", err)
+	}
+	sample, err := recovery.Sample(ctx, archive, kv.OnDisk(slog.Default()), scratch, sampleTime)
+	if err := errors.Join(err, os.RemoveAll(scratch)); err != nil {
+		return nil, err
+	}
+	plan.extrapolate(sample, before, bucket.Stats(), &asked.prices)
+	return plan, nil
+}
+
+// extrapolate takes the sample for all of the archive.
+func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, prices *prices) {
+	p.Sampled = sample.Objects
+	times := float64(p.Objects) / float64(max(sample.Objects, 1))
+	p.Events = uint64(float64(sample.Events) * times)
+	p.Read = uint64(float64(after.Bytes-before.Bytes) * times)
+	gets := float64(after.Gets-before.Gets) * times
+	p.Requests = uint64(gets) + after.Lists
+	p.Dollars = gets/1000*prices.gets + float64(after.Lists)/1000*prices.lists + float64(p.Read)/1e9*prices.bytes
+	p.Disk = uint64(float64(sample.Disk) * times)
+	if sample.Seconds > 0 {
+		p.PerSecond = float64(sample.Events) / sample.Seconds
+		p.Seconds = float64(p.Events) / p.PerSecond
+	}
+}
+
+// freeDisk returns what is free where path is, or is to be.
+func freeDisk(path string) (uint64, error) {
+	for {
+		var stat unix.Statfs_t
+		err := unix.Statfs(path, &stat)
+		if err == nil {
+			return stat.Bavail * uint64(stat.Bsize), nil //nolint:gosec,unconvert // never negative; signed on some systems
+		}
+		parent := filepath.Dir(path)
+		if !errors.Is(err, unix.ENOENT) || parent == path {
+			return 0, fmt.Errorf("ask for the free disk at %s: %w", path, err)
+		}
+		path = parent
+	}
+}
+
+func (p *recoverPlan) print(w io.Writer) error {
+	if p.Missing != "" {
+		_, err := fmt.Fprintf(w, "MISSING  %s\n", p.Missing)
+		return err
+	}
+	fmt.Fprintf(w, "archive  %s, log %s\n", p.Archive, p.LogID)
+	fmt.Fprintf(w, "holds    %d objects, %s, up to event %s; none is missing\n", p.Objects, humanize.IBytes(uint64(max(p.Bytes, 0))), p.Last)
+	fmt.Fprintf(w, "sampled  the first %d objects; from them, about:\n", p.Sampled)
+	fmt.Fprintf(w, "read     %d requests, %s of metadata, no payload: $%.2f\n", p.Requests, humanize.IBytes(p.Read), p.Dollars)
+	fmt.Fprintf(w, "disk     %s while it runs, %s are free\n", humanize.IBytes(p.Disk), humanize.IBytes(p.Free))
+	_, err := fmt.Fprintf(w, "time     %s for %d events, %.0f a second\n", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second/10), p.Events, p.PerSecond)
+	return err
+}

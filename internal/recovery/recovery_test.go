@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/archiver/buckettest"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/projector"
+	"github.com/strandline-project/strandline/projector/kv"
+	"github.com/strandline-project/strandline/projector/modeltest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	quiet  = slog.New(slog.DiscardHandler)
+	logID  = eventlog.ID{1, 2, 3}
+	writer = eventlog.ID{4}
+)
+
+// world is a server that was lost: its archive, its history, its last views.
+type world struct {
+	t        *testing.T
+	bucket   *buckettest.Memory
+	history  *modeltest.History
+	engine   projector.Engine
+	machines *projector.MachineView
+	blocks   *projector.BlockView
+	objects  int
+}
+
+// newWorld plays a random history of so many steps on live views, which record
+// their digests, and archives it in objects of random sizes.
+func newWorld(t *testing.T, seed uint64, steps int) *world {
+	t.Helper()
+	w := &world{t: t, bucket: buckettest.NewMemory(), engine: kv.InMemory(quiet)}
+	w.machines, w.blocks = open(t, w.engine, "live")
+	t.Cleanup(func() { must(t, errors.Join(w.machines.Close(), w.blocks.Close())) })
+	runners := []*projector.Runner{projector.NewRunner(w.machines.View, quiet), projector.NewRunner(w.blocks.View, quiet)}
+	w.history = modeltest.NewHistory(seed, func() []eventlog.ViewState {
+		return []eventlog.ViewState{recorded(w.machines.View), recorded(w.blocks.View)}
+	})
+	for range steps {
+		w.history.Step()
+		must(t, projector.CatchUp(t.Context(), w.history.Log, runners...))
+	}
+	w.archive(rand.New(rand.NewPCG(seed, 77)), w.history.Log.Entries())
+	return w
+}
+
+func recorded(v *projector.View) eventlog.ViewState {
+	seq, digest := v.Kept()
+	if seq == 0 {
+		seq, digest = v.Digest()
+	}
+	return eventlog.ViewState{Name: v.Name(), Version: v.Version(), Digest: digest, AsOf: seq}
+}
+
+func open(t testing.TB, engine projector.Engine, dir string) (*projector.MachineView, *projector.BlockView) {
+	t.Helper()
+	machines, err := projector.OpenMachineView(engine, filepath.Join(dir, "machine"), projector.Live, quiet)
+	must(t, err)
+	blocks, err := projector.OpenBlockView(engine, filepath.Join(dir, "block"), projector.Live, quiet)
+	must(t, err)
+	return machines, blocks
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// archive puts the entries into objects. Their payloads are left out: a
+// recovery that read one would find none.
+func (w *world) archive(rng *rand.Rand, entries []eventlog.Entry) {
+	must(w.t, archiver.Init(w.t.Context(), w.bucket, logID, time.Unix(0, entries[0].Event.Time)))
+	for len(entries) > 0 {
+		n := min(1+rng.IntN(12), len(entries))
+		w.objects++
+		w.put(uint64(w.objects), entries[:n])
+		entries = entries[n:]
+	}
+}
+
+func (w *world) put(ordinal uint64, entries []eventlog.Entry) {
+	part := make([]eventlog.Entry, len(entries))
+	for i, e := range entries {
+		part[i] = eventlog.Entry{Event: e.Event, Raw: e.Raw}
+		if part[i].Raw == nil {
+			part[i].Raw = eventlog.AppendEvent(nil, &e.Event)
+		}
+	}
+	last := entries[len(entries)-1].Event
+	trailer := eventlog.Trailer{LogID: logID, Epoch: last.Seq.Epoch(), Writer: writer, FirstOrdinal: ordinal, LastOrdinal: ordinal,
+		First: entries[0].Event.Seq, Last: last.Seq, PayloadSum: eventlog.Checksum([]byte(eventlog.ObjectMagic)), ClosedAt: last.Time}
+	w.bucket.Set(archiver.Shipped(ordinal).Key(), eventlog.AppendMetadata([]byte(eventlog.ObjectMagic), &trailer, part, nil, 0))
+}
+
+// options is a recovery of w into dir.
+func (w *world) options(dir string) Options {
+	return Options{Archive: archiver.At(w.bucket, logID), Engine: w.engine, Dir: dir, Scratch: filepath.Join(w.t.TempDir(), "scratch"), Log: quiet, Memory: 3000}
+}
+
+// check compares what was recovered into dir with the live views, row by row.
+func (w *world) check(dir string, result *Result) {
+	w.t.Helper()
+	machines, blocks := open(w.t, w.engine, dir)
+	defer func() { must(w.t, errors.Join(machines.Close(), blocks.Close())) }()
+	for i, pair := range [][2]*projector.View{{w.machines.View, machines.View}, {w.blocks.View, blocks.View}} {
+		seq, digest := pair[0].Digest()
+		if s, d := pair[1].Digest(); s != seq || d != digest || result.Views[i].Digest != digest {
+			w.t.Fatalf("the %s view is %s at %s, live %s at %s", pair[0].Name(), d, s, digest, seq)
+		}
+		compared, skipped := pair[0].Recorded()
+		if v := result.Views[i]; v.Compared != compared || v.Skipped != skipped {
+			w.t.Errorf("the %s view compared %d and skipped %d, live %d and %d", v.View, v.Compared, v.Skipped, compared, skipped)
+		}
+		if live, got := rows(w.t, pair[0]), rows(w.t, pair[1]); live != got {
+			w.t.Fatalf("the %s view has the rows\n%s\nlive\n%s", pair[0].Name(), got, live)
+		}
+	}
+}
+
+func rows(t *testing.T, v *projector.View) string {
+	var all strings.Builder
+	for row, err := range v.Rows(t.Context()) {
+		must(t, err)
+		fmt.Fprintf(&all, "%s %x %s %s %x\n", row.Table.Name, row.Key, row.Seq, row.Deleted, row.Value)
+	}
+	return all.String()
+}
+
+func seeds(n uint64) uint64 {
+	if testing.Short() {
+		return n / 8
+	}
+	return n
+}
+
+func TestWhatIsRecoveredIsWhatWasLost(t *testing.T) {
+	for seed := range seeds(100) {
+		w := newWorld(t, seed, 120)
+		result, err := Run(t.Context(), w.options("new"))
+		must(t, err)
+		w.check("new", result)
+		if result.Objects != w.objects || result.LastOrdinal != uint64(w.objects) || result.Last != w.history.Log.Last() || result.ArchiveEnd != result.Last || result.Resumed {
+			t.Errorf("it says %+v", result)
+		}
+		if want := uint64(len(w.history.Log.Entries())); result.Events != want {
+			t.Errorf("%d events, want %d", result.Events, want)
+		}
+	}
+}
+
+// killer ends a recovery after some calls of the bucket.
+func (w *world) killedAfter(calls int) (bucket archiver.Bucket, ctx context.Context, killed func() bool) {
+	ctx, kill := context.WithCancel(w.t.Context())
+	w.t.Cleanup(kill)
+	faulty := buckettest.NewFaulty(w.bucket)
+	left := calls
+	faulty.Set(buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error {
+		if left--; left < 0 {
+			kill()
+		}
+		return ctx.Err()
+	}})
+	return faulty, ctx, func() bool { return ctx.Err() != nil }
+}
+
+func TestARecoveryKilledAnywhereIsResumed(t *testing.T) {
+	for seed := range seeds(40) {
+		w := newWorld(t, 1000+seed, 120)
+		opts := w.options("new")
+		rng := rand.New(rand.NewPCG(seed, 5))
+		kills := 0
+		for {
+			bucket, ctx, killed := w.killedAfter(3 + rng.IntN(2*w.objects))
+			opts.Archive = archiver.At(bucket, logID)
+			result, err := Run(ctx, opts)
+			if err == nil {
+				w.check("new", result)
+				if kills > 3 && !result.Resumed {
+					t.Error("it does not say that it was resumed")
+				}
+				break
+			}
+			if !killed() {
+				t.Fatal(err)
+			}
+			if kills++; kills > 500 {
+				t.Fatal("it does not get on")
+			}
+		}
+	}
+}
+
+func TestAnArchiveThatGrowsMeanwhileIsRecoveredAsItWas(t *testing.T) {
+	w := newWorld(t, 7, 100)
+	opts := w.options("new")
+	bucket, ctx, _ := w.killedAfter(8)
+	opts.Archive = archiver.At(bucket, logID)
+	if _, err := Run(ctx, opts); err == nil {
+		t.Fatal("it was not killed")
+	}
+	more := []eventlog.Entry{w.history.Next(eventlog.Event{Type: eventlog.AccountOpened, Name: "later"})}
+	w.put(uint64(w.objects+1), more)
+	opts.Archive = archiver.At(w.bucket, logID)
+	result, err := Run(t.Context(), opts)
+	must(t, err)
+	w.check("new", result)
+	if !result.Resumed || result.LastOrdinal != uint64(w.objects) {
+		t.Errorf("it says %+v", result)
+	}
+}
+
+func TestAStateAsOfAnEventIsTheStateOfThen(t *testing.T) {
+	w := newWorld(t, 9, 150)
+	entries := w.history.Log.Entries()
+	for i := 3; i < len(entries); i += len(entries) / 12 {
+		part := &modeltest.Log{}
+		part.Append(entries[:i+1]...)
+		then := &world{t: t, engine: kv.InMemory(quiet), bucket: w.bucket}
+		then.machines, then.blocks = open(t, then.engine, "live")
+		must(t, projector.CatchUp(t.Context(), part, projector.NewRunner(then.machines.View, quiet), projector.NewRunner(then.blocks.View, quiet)))
+		opts := then.options("new")
+		opts.Until = entries[i].Event.Seq
+		result, err := Run(t.Context(), opts)
+		must(t, err)
+		then.check("new", result)
+		if result.Last != opts.Until || result.ArchiveEnd != w.history.Log.Last() {
+			t.Errorf("it says %+v", result)
+		}
+		must(t, errors.Join(then.machines.Close(), then.blocks.Close()))
+		at, err := At(t.Context(), opts.Archive, entries[i].Event.Time)
+		if err != nil || at != opts.Until {
+			t.Errorf("the time of %s is that of %s, %v", opts.Until, at, err)
+		}
+	}
+	for _, until := range []eventlog.Seq{w.history.Log.Last() + 1, eventlog.MakeSeq(1, 1<<20)} {
+		opts := w.options("never")
+		opts.Until = until
+		if _, err := Run(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "there is no event "+until.String()) {
+			t.Errorf("up to %s: %v", until, err)
+		}
+	}
+}
+
+// Every object but the last, which nothing else names, is missed when it is
+// gone; every damaged one is named.
+func TestAMissingOrDamagedObjectIsNamed(t *testing.T) {
+	w := newWorld(t, 3, 60)
+	for ordinal := uint64(1); ordinal <= uint64(w.objects); ordinal++ {
+		t.Run(fmt.Sprint(ordinal), func(t *testing.T) {
+			t.Parallel() // a hole is looked for again, with pauses
+			key, last := archiver.Shipped(ordinal).Key(), ordinal == uint64(w.objects)
+			gone := &world{t: t, engine: kv.InMemory(quiet), bucket: w.bucket.Clone()}
+			gone.bucket.Remove(key)
+			_, err := Run(t.Context(), gone.options("new"))
+			var hole *archiver.HoleError
+			if last != (err == nil) || !last && (!errors.As(err, &hole) || hole.First != ordinal || hole.Last != ordinal) {
+				t.Errorf("without %s: %v", key, err)
+			}
+			if there, err := gone.engine.Exists("new/block"); err != nil || there != last {
+				t.Errorf("without %s a view is there: %v, %v", key, there, err)
+			}
+			damaged := &world{t: t, engine: kv.InMemory(quiet), bucket: w.bucket.Clone()}
+			data, _ := damaged.bucket.Get(key)
+			damaged.bucket.Flip(key, 8*len(data)-8*eventlog.TrailerSize-5)
+			_, err = Run(t.Context(), damaged.options("new"))
+			if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), key) {
+				t.Errorf("with %s damaged: %v", key, err)
+			}
+			if there, err := damaged.engine.Exists("new/block"); err != nil || there {
+				t.Errorf("with %s damaged a view is there: %v", key, err)
+			}
+		})
+	}
+}
+
+func TestAnEventThatBreaksARuleEndsTheRecoveryUnlessItIsTolerated(t *testing.T) {
+	w := newWorld(t, 11, 60)
+	wrong := w.history.Next(eventlog.Event{Type: eventlog.AccountOpened})
+	w.put(uint64(w.objects+1), []eventlog.Entry{wrong})
+	opts := w.options("new")
+	var violation *projector.Violation
+	if _, err := Run(t.Context(), opts); !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
+		t.Fatalf("got %v, want a violation of %s", err, wrong.Event.Seq)
+	}
+	asked := 0
+	opts.Tolerate = func(v *projector.Violation) bool {
+		asked++
+		return v.Seq == wrong.Event.Seq
+	}
+	result, err := Run(t.Context(), opts)
+	must(t, err)
+	if asked != 1 || result.Last != wrong.Event.Seq || !result.Resumed {
+		t.Errorf("asked %d times; %+v", asked, result)
+	}
+}
+
+func TestWhatWasBegunOtherwiseIsNotGoneOnWith(t *testing.T) {
+	w := newWorld(t, 13, 80)
+	begin := func() Options {
+		opts := w.options("new")
+		bucket, ctx, _ := w.killedAfter(8)
+		opts.Archive = archiver.At(bucket, logID)
+		if _, err := Run(ctx, opts); err == nil {
+			t.Fatal("it was not killed")
+		}
+		opts.Archive = archiver.At(w.bucket, logID)
+		return opts
+	}
+	refused := func(opts Options, text string) {
+		t.Helper()
+		if _, err := Run(t.Context(), opts); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want %q", err, text)
+		}
+	}
+	opts := begin()
+	opts.Until = w.history.Log.Entries()[5].Event.Seq
+	refused(opts, "ask for the same, or name a new directory")
+
+	opts = begin()
+	opts.Archive = archiver.At(w.bucket, eventlog.ID{9})
+	refused(opts, "name a new directory")
+
+	for _, change := range []func(string) string{
+		func(text string) string { return strings.Replace(text, `"objects":`, `"objects":1`, 1) },
+		func(text string) string { return text[:len(text)/2] },
+		func(string) string { return "" },
+		func(string) string { return "{}" },
+	} {
+		opts = begin()
+		path := filepath.Join(opts.Scratch, inputsName)
+		raw, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.WriteFile(path, []byte(change(string(raw))), 0o600))
+		refused(opts, "remove the directory and recover again")
+	}
+
+	opts = begin() // and the archive's end is gone meanwhile
+	w.bucket = w.bucket.Clone()
+	w.bucket.Remove(archiver.Shipped(uint64(w.objects)).Key())
+	opts.Archive = archiver.At(w.bucket, logID)
+	if _, err := Run(t.Context(), opts); !errors.Is(err, archiver.ErrHole) {
+		t.Errorf("got %v, want a hole at the end", err)
+	}
+}
+
+// No field of the inputs is ever taken for known when it is zero.
+func TestUnknownInputsAreRefused(t *testing.T) {
+	whole := inputs{Version: inputsVersion, LogID: logID, Objects: 1, LastOrdinal: 1, ArchiveEnd: eventlog.MakeSeq(1, 9), Upto: eventlog.MakeSeq(1, 9)}
+	for name, change := range map[string]func(*inputs){
+		"whole": func(*inputs) {}, "no log": func(in *inputs) { in.LogID = eventlog.ID{} }, "no objects": func(in *inputs) { in.Objects = 0 },
+		"no last ordinal": func(in *inputs) { in.LastOrdinal = 0 }, "no end": func(in *inputs) { in.ArchiveEnd = 0 },
+		"no last event": func(in *inputs) { in.Upto = 0 }, "an event beyond the end": func(in *inputs) { in.Upto++ },
+		"another version": func(in *inputs) { in.Version++ },
+	} {
+		in := whole
+		change(&in)
+		path := filepath.Join(t.TempDir(), "scratch", inputsName)
+		must(t, in.store(path))
+		got, err := loadInputs(path)
+		if ok := name == "whole"; ok != (err == nil) || ok && *got != whole {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func FuzzInputs(f *testing.F) {
+	f.Add([]byte(`{"sha256":"","inputs":{}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if in, err := decodeInputs("path", raw); err == nil && in.Upto == 0 {
+			t.Error("an unknown end was taken")
+		}
+	})
+}
+
+func TestASampleIsAPartOfIt(t *testing.T) {
+	w := newWorld(t, 21, 200)
+	found, err := Look(t.Context(), archiver.At(w.bucket, logID))
+	if err != nil || found.Objects != w.objects || found.ArchiveEnd != w.history.Log.Last() {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	sampled, err := Sample(t.Context(), archiver.At(w.bucket, logID), kv.OnDisk(quiet), t.TempDir(), 0)
+	must(t, err)
+	if sampled.Objects != 1 || sampled.Events == 0 || sampled.Disk == 0 {
+		t.Errorf("%+v", sampled)
+	}
+}

@@ -88,6 +88,7 @@ type recoverResult struct {
 	Views      []viewRecovery `json:"views"`
 
 	Waived []archiver.Waiver  `json:"waived,omitempty"`
+	Unused []archiver.Waiver  `json:"waivers_not_needed,omitempty"`
 	Reads  archiver.ReadStats `json:"reads"`
 	AsOf   bool               `json:"as_of,omitempty"` // not up to the archive's end: for looking
 }
@@ -150,13 +151,13 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
-		Until: until, Tolerate: asked.tolerate(), Progress: bar,
+		Until: until, Waivers: asked.waivers, Progress: bar,
 	})
 	if err != nil {
 		return nil, err
 	}
 	result = describeRecovery(cfg, archive, built, time.Since(began))
-	result.Waived, result.Reads = asked.used(), bucket.Stats()
+	result.Waived, result.Unused, result.Reads = built.Waived, asked.unused(built.Waived), bucket.Stats()
 	if err := writeReport(dir, result, began, bar); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,14 +36,7 @@ type recoverFlags struct {
 	concurrency archiver.AdaptiveOptions
 	untilSeq    eventlog.Seq // 0: not given as one
 	untilTime   time.Time    // zero: not given as one
-	mu          sync.Mutex
-	waivers     []*waiver
-}
-
-// waiver is one --waive.
-type waiver struct {
-	archiver.Waiver
-	times int // it was needed; owned by recoverFlags.mu
+	waivers     []archiver.Waiver
 }
 
 func (f *recoverFlags) bind(flags *pflag.FlagSet) {
@@ -74,7 +68,7 @@ func (f *recoverFlags) parse() (err error) {
 		if err != nil {
 			return fmt.Errorf("--waive %s: %w", text, err)
 		}
-		f.waivers = append(f.waivers, &waiver{Waiver: w})
+		f.waivers = append(f.waivers, w)
 	}
 	if f.plan && f.checkAll {
 		return errors.New("--plan and --check-all: ask for one of them")
@@ -129,39 +123,16 @@ func (f *recoverFlags) resolveUntil(ctx context.Context, archive *archiver.Archi
 	return recovery.At(ctx, archive, f.untilTime.UnixNano())
 }
 
-// tolerate returns what goes on past the violations that were waived; nil
-// when none was.
-func (f *recoverFlags) tolerate() func(*projector.Violation) bool {
-	if len(f.waivers) == 0 {
-		return nil
-	}
-	return func(v *projector.Violation) bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		for _, w := range f.waivers {
-			if w.Rule == string(v.Rule) && w.Scope.Contains(v.Seq) {
-				w.times++
-				slog.Warn("waived: the event changes nothing in this view", "rule", w.Rule, "seq", v.Seq.String(), "view", v.View, "violation", v.Error())
-				return true
-			}
-		}
-		return false
-	}
-}
-
-// used returns the waivers that were needed, and warns of the others.
-func (f *recoverFlags) used() []archiver.Waiver {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var used []archiver.Waiver
+// unused returns the waivers that were not needed, and warns of them.
+func (f *recoverFlags) unused(used []archiver.Waiver) []archiver.Waiver {
+	var unused []archiver.Waiver
 	for _, w := range f.waivers {
-		if w.times == 0 {
+		if !slices.Contains(used, w) {
 			slog.Warn("a waiver was not needed: leave it out", "rule", w.Rule, "first", w.Scope.First.String(), "last", w.Scope.Last.String())
-			continue
+			unused = append(unused, w)
 		}
-		used = append(used, w.Waiver)
 	}
-	return used
+	return unused
 }
 
 // boundsName is the file of a state directory being recovered that may change

@@ -4,17 +4,10 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
-	"github.com/strandline-project/strandline/internal/durable"
 )
 
 // inputs is what a recovery is made from, found by its first phase. No field
@@ -87,66 +80,27 @@ func exists(ctx context.Context, archive *archiver.Archive, seq, end eventlog.Se
 	return fmt.Errorf("there is no event %s", seq)
 }
 
-// sealed is the form of the file: it says whether it is whole and unchanged.
-type sealed struct {
-	SHA256 string          `json:"sha256"` // of inputs
-	Inputs json.RawMessage `json:"inputs"`
-}
-
 // store writes the inputs to path, atomically.
-func (in *inputs) store(path string) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return fmt.Errorf("note what the recovery is made from: %w", err)
-	}
-	sum := sha256.Sum256(body)
-	file, err := json.Marshal(sealed{SHA256: hex.EncodeToString(sum[:]), Inputs: body})
-	if err == nil {
-		err = durable.Mkdir(filepath.Dir(path), 0o700)
-	}
-	if err == nil {
-		err = durable.WriteFile(path, file, 0o600)
-	}
-	if err != nil {
-		return fmt.Errorf("note what the recovery is made from: %w", err)
-	}
-	return nil
-}
-
-// errInputs says that the note of a begun recovery cannot be trusted.
-var errInputs = errors.New("the note of what the interrupted recovery was made from is damaged or was edited: remove the directory and recover again")
+func (in *inputs) store(path string) error { return writeNote(path, in) }
 
 // loadInputs reads what store wrote, nil when there is none.
 func loadInputs(path string) (*inputs, error) {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // none is no error
+	var in inputs
+	if found, err := readNote(path, &in); err != nil || !found {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read what the interrupted recovery was made from: %w", err)
-	}
-	return decodeInputs(path, raw)
+	return &in, in.check(path)
 }
 
-func decodeInputs(path string, raw []byte) (*inputs, error) {
-	var file sealed
-	var in inputs
-	if err := json.Unmarshal(raw, &file); err != nil {
-		return nil, fmt.Errorf("%s: %w (%w)", path, errInputs, err)
-	}
-	if sum := sha256.Sum256(file.Inputs); hex.EncodeToString(sum[:]) != file.SHA256 {
-		return nil, fmt.Errorf("%s: %w (its checksum is wrong)", path, errInputs)
-	}
-	if err := json.Unmarshal(file.Inputs, &in); err != nil {
-		return nil, fmt.Errorf("%s: %w (%w)", path, errInputs, err)
-	}
+// check refuses inputs of another version, and such as are not known.
+func (in *inputs) check(path string) error {
 	switch {
 	case in.Version != inputsVersion:
-		return nil, fmt.Errorf("%s: another version of this program began the recovery (%d, this one writes %d): remove the directory and recover again", path, in.Version, inputsVersion)
+		return fmt.Errorf("%s: another version of this program began the recovery (%d, this one writes %d): remove the directory and recover again", path, in.Version, inputsVersion)
 	case in.LogID == eventlog.ID{}, in.Objects == 0, in.LastOrdinal == 0, !in.ArchiveEnd.Valid(), !in.Upto.Valid(), in.Upto > in.ArchiveEnd:
-		return nil, fmt.Errorf("%s: %w (something in it is not known)", path, errInputs)
+		return fmt.Errorf("%s: %w (something in it is not known)", path, errNote)
 	}
-	return &in, nil
+	return nil
 }
 
 // match refuses to go on with another recovery than the one that was begun.

@@ -38,7 +38,11 @@ type Options struct {
 	Until      eventlog.Seq          // the last event to include; 0: the archive's end when the recovery began
 	Projectors []projector.Projector // nil: of both views
 	Memory     int64                 // see projector.Load
-	// Tolerate goes on past violations; see projector.Load.
+	// Waivers are the violations to go on past. Which of them were needed is in
+	// the Result, also when an interrupted run needed them.
+	Waivers []archiver.Waiver
+	// Tolerate goes on past further violations, see projector.Load: to look
+	// for them, not to build a state that is kept.
 	Tolerate func(*projector.Violation) bool
 	Progress *progress.Progress // may be nil
 	Log      *slog.Logger       // nil: slog.Default()
@@ -54,6 +58,7 @@ type Result struct {
 	Last        eventlog.Seq       // as of which the views are
 	Events      uint64             // projected by this run
 	Resumed     bool               // an interrupted run had begun it
+	Waived      []archiver.Waiver  // of Options.Waivers, those that were needed
 	Views       []projector.Loaded // in the order of Projectors
 }
 
@@ -79,8 +84,9 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 
 type recovery struct {
 	Options
-	inputs *inputs
-	result *Result
+	inputs  *inputs
+	waivers *waivers
+	result  *Result
 }
 
 // list finds out what the archive holds, and proves that nothing is missing.
@@ -89,6 +95,12 @@ type recovery struct {
 func (r *recovery) list(ctx context.Context) error {
 	r.Progress.Start("list", 0)
 	found, err := loadInputs(r.inputsPath())
+	if err == nil {
+		r.waivers, err = loadWaivers(r.Scratch, r.Waivers, r.Log)
+	}
+	if err == nil && found == nil {
+		err = r.nothingBuilt()
+	}
 	if err != nil {
 		return err
 	}
@@ -121,6 +133,21 @@ func (r *recovery) list(ctx context.Context) error {
 	return nil
 }
 
+// nothingBuilt refuses views that nothing says what they were made from.
+func (r *recovery) nothingBuilt() error {
+	for _, p := range r.Projectors {
+		path := filepath.Join(r.Dir, p.Name())
+		there, err := r.Engine.Exists(path)
+		if err != nil {
+			return err
+		}
+		if there {
+			return fmt.Errorf("%s is there, but not the note of what it was made from, %s: name a new directory", path, r.inputsPath())
+		}
+	}
+	return nil
+}
+
 func (r *recovery) inputsPath() string { return filepath.Join(r.Scratch, inputsName) }
 
 // stillThere checks that the archive's end of then is what it was.
@@ -148,7 +175,7 @@ func (r *recovery) project(ctx context.Context) error {
 	var merged atomic.Uint64
 	load := projector.Load{
 		Engine: r.Engine, Dir: r.Dir, Scratch: filepath.Join(r.Scratch, "runs"), Input: r.inputs.String(), Upto: r.inputs.Upto,
-		Projectors: r.Projectors, Memory: r.Memory, Tolerate: r.Tolerate, Log: r.Log,
+		Projectors: r.Projectors, Memory: r.Memory, Tolerate: r.tolerance(), Log: r.Log,
 		Merging: func(done, total uint64) {
 			if merging.CompareAndSwap(false, true) {
 				r.Progress.Start("merge rows", int64(total))
@@ -160,8 +187,19 @@ func (r *recovery) project(ctx context.Context) error {
 	}
 	var err error
 	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &events))
-	r.result.Events = events.Load()
-	return err
+	r.result.Events, r.result.Waived = events.Load(), r.waivers.used
+	return errors.Join(err, r.waivers.err)
+}
+
+// tolerance is what goes on past violations; nil when nothing does, because
+// views are built faster then.
+func (r *recovery) tolerance() func(*projector.Violation) bool {
+	if len(r.Waivers) == 0 {
+		return r.Tolerate
+	}
+	return func(v *projector.Violation) bool {
+		return r.waivers.tolerate(v) || r.Tolerate != nil && r.Tolerate(v)
+	}
 }
 
 // verify adds the digests up again from the rows that were written.

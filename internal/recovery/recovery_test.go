@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -302,16 +303,90 @@ func TestAnEventThatBreaksARuleEndsTheRecoveryUnlessItIsTolerated(t *testing.T) 
 	if _, err := Run(t.Context(), opts); !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
 		t.Fatalf("got %v, want a violation of %s", err, wrong.Event.Seq)
 	}
+	wide := archiver.Waiver{Rule: string(violation.Rule), Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq}}
+	elsewhere := archiver.Waiver{Rule: wide.Rule, Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq - 1}}
+	otherwise := archiver.Waiver{Rule: string(projector.RuleTotals), Scope: wide.Scope}
+	opts.Waivers = []archiver.Waiver{elsewhere, otherwise}
+	if _, err := Run(t.Context(), opts); !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
+		t.Fatalf("got %v, want a violation of %s, which nothing waives", err, wrong.Event.Seq)
+	}
+	opts.Waivers = []archiver.Waiver{elsewhere, otherwise, wide}
+	result, err := Run(t.Context(), opts)
+	must(t, err)
+	if !slices.Equal(result.Waived, []archiver.Waiver{wide}) || result.Last != wrong.Event.Seq || !result.Resumed {
+		t.Errorf("%+v", result)
+	}
 	asked := 0
+	opts = w.options("all")
 	opts.Tolerate = func(v *projector.Violation) bool {
 		asked++
 		return v.Seq == wrong.Event.Seq
 	}
-	result, err := Run(t.Context(), opts)
+	result, err = Run(t.Context(), opts)
 	must(t, err)
-	if asked != 1 || result.Last != wrong.Event.Seq || !result.Resumed {
+	if asked != 1 || result.Last != wrong.Event.Seq || len(result.Waived) != 0 {
 		t.Errorf("asked %d times; %+v", asked, result)
 	}
+}
+
+// What an interrupted recovery went on past is in the result of the one that
+// goes on, and is not gone on from without the same waiver.
+func TestAWaiverOutlivesAnInterruption(t *testing.T) {
+	w := newWorld(t, 12, 60)
+	wrong := w.history.Next(eventlog.Event{Type: eventlog.AccountOpened})
+	w.put(uint64(w.objects+1), []eventlog.Entry{wrong})
+	for n := range 8 { // far enough behind it for the views to be committed past it
+		w.put(uint64(w.objects+2+n), []eventlog.Entry{w.history.Next(eventlog.Event{Type: eventlog.AccountOpened, Name: fmt.Sprint("later", n)})})
+	}
+	waiver := archiver.Waiver{Rule: string(projector.RuleForm), Scope: eventlog.Range{First: wrong.Event.Seq, Last: wrong.Event.Seq}}
+	opts := w.options("new")
+	opts.Waivers = []archiver.Waiver{waiver}
+	ctx, kill := context.WithCancel(t.Context())
+	opts.Log = slog.New(killOn{slog.DiscardHandler, "waived", kill})
+	if _, err := Run(ctx, opts); err == nil {
+		t.Fatal("it was not killed")
+	}
+	opts.Log, opts.Waivers = quiet, nil
+	if _, err := Run(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "waive the same again") {
+		t.Errorf("without the waiver: %v", err)
+	}
+	opts.Waivers = []archiver.Waiver{waiver}
+	for range 2 { // and once more, as after a crash before the end
+		result, err := Run(t.Context(), opts)
+		must(t, err)
+		if !slices.Equal(result.Waived, opts.Waivers) || !result.Resumed {
+			t.Errorf("%+v", result)
+		}
+	}
+	path := filepath.Join(opts.Scratch, waiversName)
+	must(t, os.WriteFile(path, []byte(`{"sha256":"","content":[]}`), 0o600))
+	if _, err := Run(t.Context(), opts); !errors.Is(err, errNote) {
+		t.Errorf("edited: %v", err)
+	}
+}
+
+// A waiver that cannot be noted is not used.
+func TestAWaiverThatCannotBeNotedEndsTheRecovery(t *testing.T) {
+	w := &waivers{path: filepath.Join(t.TempDir(), "file", waiversName), log: quiet, granted: []archiver.Waiver{{Rule: "r", Scope: eventlog.Range{First: 1, Last: 9}}}}
+	must(t, os.WriteFile(filepath.Dir(w.path), nil, 0o600))
+	if w.tolerate(&projector.Violation{Rule: "r", Seq: 5}) || w.err == nil || len(w.used) != 0 {
+		t.Errorf("used %v, %v", w.used, w.err)
+	}
+}
+
+// killOn calls kill when a message begins with a word.
+type killOn struct {
+	slog.Handler
+	word string
+	kill func()
+}
+
+func (k killOn) Enabled(context.Context, slog.Level) bool { return true }
+func (k killOn) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, k.word) {
+		k.kill()
+	}
+	return nil
 }
 
 func TestWhatWasBegunOtherwiseIsNotGoneOnWith(t *testing.T) {
@@ -354,6 +429,12 @@ func TestWhatWasBegunOtherwiseIsNotGoneOnWith(t *testing.T) {
 		refused(opts, "remove the directory and recover again")
 	}
 
+	opts = w.options("whole") // the note of what the views were made from is gone
+	if _, err := Run(t.Context(), opts); err != nil {
+		t.Fatal(err)
+	}
+	must(t, os.Remove(filepath.Join(opts.Scratch, inputsName)))
+	refused(opts, "name a new directory")
 	opts = begin() // and the archive's end is gone meanwhile
 	w.bucket = w.bucket.Clone()
 	w.bucket.Remove(archiver.Shipped(uint64(w.objects)).Key())
@@ -384,9 +465,10 @@ func TestUnknownInputsAreRefused(t *testing.T) {
 }
 
 func FuzzInputs(f *testing.F) {
-	f.Add([]byte(`{"sha256":"","inputs":{}}`))
+	f.Add([]byte(`{"sha256":"","content":{}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if in, err := decodeInputs("path", raw); err == nil && in.Upto == 0 {
+		var in inputs
+		if err := decodeNote("path", raw, &in); err == nil && in.check("path") == nil && in.Upto == 0 {
 			t.Error("an unknown end was taken")
 		}
 	})

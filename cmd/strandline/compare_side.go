@@ -153,14 +153,20 @@ func splitAsOf(spec string) (string, moment, error) {
 		return spec, moment{}, nil
 	}
 	name, text := spec[:at], spec[at+1:]
-	if when, err := time.Parse(time.RFC3339, text); err == nil {
-		return name, moment{time: when}, nil
-	}
-	seq, err := eventlog.ParseSeq(text)
+	m, err := parseMoment(text)
 	if err != nil {
 		return "", moment{}, usagef("@%s: write an event (@7.1234) or a time (@2006-01-02T15:04:05Z) behind an archive: %w", text, err)
 	}
-	return name, moment{seq: seq}, nil
+	return name, m, nil
+}
+
+// parseMoment reads an event or a time.
+func parseMoment(text string) (moment, error) {
+	if when, err := time.Parse(time.RFC3339, text); err == nil {
+		return moment{time: when}, nil
+	}
+	seq, err := eventlog.ParseSeq(text)
+	return moment{seq: seq}, err
 }
 
 // in returns the event that m is in a log which ends at last.
@@ -177,24 +183,8 @@ func (m moment) in(ctx context.Context, log eventlog.History, last eventlog.Seq)
 	case m.time.IsZero():
 		return last, nil
 	}
-	var before eventlog.Seq // the last event that is not later
-	for batch, err := range log.Follow(ctx, eventlog.FirstSeq) {
-		if err != nil {
-			return 0, err
-		}
-		for i := range batch.Entries {
-			event := &batch.Entries[i].Event
-			switch at := time.Unix(0, event.Time).UTC(); {
-			case !at.After(m.time):
-				before = event.Seq
-			case before == 0:
-				return 0, usagef("its first event is of %s: name a later time than %s", at.Format(time.RFC3339), m.time.Format(time.RFC3339))
-			default:
-				return before, nil
-			}
-		}
-	}
-	return min(before, last), nil
+	seq, err := m.resolve(ctx, log, nil)
+	return min(seq, last), err
 }
 
 // openState takes a state directory that no server uses. It ends where its

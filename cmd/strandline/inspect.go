@@ -260,29 +260,34 @@ type viewReport struct {
 }
 
 func newInspectView(g *globals) *cobra.Command {
+	var views string
 	cmd := &cobra.Command{
 		Use:     "view NAME",
 		Short:   "Print a view's position, digest and row counts; changes nothing",
-		Example: "  strandline inspect view block --data /var/lib/strandline",
+		Example: "  strandline inspect view block --data /var/lib/strandline\n  strandline inspect view block --views /var/tmp/then",
 		Args:    cobra.ExactArgs(1),
 	}
+	cmd.Flags().StringVar(&views, "views", "", "folder of views, instead of those of --data (see rebuild --to)")
 	load := bindConfig(cmd, "data")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := load.load()
 		if err != nil {
 			return err
 		}
+		if views != "" {
+			return inspectView(cmd.Context(), g, views, args[0], cmd.OutOrStdout())
+		}
 		if err := cfg.checkData(); err != nil {
 			return withCode(exitUsage, err)
 		}
-		return inspectView(cmd.Context(), g, &cfg, args[0], cmd.OutOrStdout())
+		return inspectOwnView(cmd.Context(), g, &cfg, args[0], cmd.OutOrStdout())
 	}
 	return cmd
 }
 
-func inspectView(ctx context.Context, g *globals, cfg *Config, name string, out io.Writer) (err error) {
-	p, err := projectorNamed(name)
-	if err != nil {
+// inspectOwnView looks at a view of a state directory that no server uses.
+func inspectOwnView(ctx context.Context, g *globals, cfg *Config, name string, out io.Writer) (err error) {
+	if _, err := projectorNamed(name); err != nil {
 		return err
 	}
 	dir, err := archiver.OpenStateDir(cfg.Data)
@@ -290,7 +295,15 @@ func inspectView(ctx context.Context, g *globals, cfg *Config, name string, out 
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	view, err := projector.Open(kv.OnDisk(slog.Default()), filepath.Join(dir.Path("views"), name), p, projector.ReadOnly, slog.Default())
+	return inspectView(ctx, g, dir.Path("views"), name, out)
+}
+
+func inspectView(ctx context.Context, g *globals, views, name string, out io.Writer) (err error) {
+	p, err := projectorNamed(name)
+	if err != nil {
+		return err
+	}
+	view, err := projector.Open(kv.OnDisk(slog.Default()), filepath.Join(views, name), p, projector.ReadOnly, slog.Default())
 	if err != nil {
 		return fmt.Errorf("inspecting the %s view: %w", name, err)
 	}
@@ -316,7 +329,7 @@ func inspectView(ctx context.Context, g *globals, cfg *Config, name string, out 
 		return nil
 	})
 	if err == nil && report.Kept != report.Rows {
-		err = withCode(exitDamage, fmt.Errorf("the %s view's rows do not make its digest; strandline rebuild --data %s --view %s", name, cfg.Data, name))
+		err = withCode(exitDamage, fmt.Errorf("the %s view's rows do not make its digest; strandline rebuild --view %s makes it anew", name, name))
 	}
 	return err
 }

@@ -21,33 +21,76 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/durable"
 	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
 
+// rebuildFlags is what rebuild can be asked for beside where.
+type rebuildFlags struct {
+	view, asOf, to string
+	moment         moment
+}
+
 func newRebuild(g *globals) *cobra.Command {
-	var name string
+	var asked rebuildFlags
 	cmd := &cobra.Command{
 		Use:   "rebuild",
-		Short: "Project one view anew from the first event, then swap",
+		Short: "Project one view anew from the first event",
 		Long: `Projects the view --view of the state directory --data anew, from the first event
 in the archive to the last in the local log, into a directory beside it, checks
 every recorded digest on the way, and swaps. The server must be stopped. A view
-is never the truth: nothing can be lost by this.`,
-		Example: "  strandline rebuild --data /var/lib/strandline --view block",
+is never the truth: nothing can be lost by this.
+
+With --to the view is built from the archive alone into that folder, and nothing
+else is touched: the server may run, and --archive may stand for --data. --as-of
+builds it as of an event or a time. 'inspect view NAME --views DIR' looks at it,
+and so can any program that imports projector.`,
+		Example: `  strandline rebuild --data /var/lib/strandline --view block
+  strandline rebuild --data /var/lib/strandline --view block --as-of 7.1234 --to /var/tmp/then
+  strandline rebuild --archive dir:/mnt/backup/strandline --view machine --as-of 2026-11-20T12:00:00Z --to /var/tmp/then`,
 	}
-	load := bindConfig(cmd, "data")
-	cmd.Flags().StringVar(&name, "view", "", "view to rebuild: "+strings.Join(viewNames(), " or "))
+	load := bindConfig(cmd, "data", "archive")
+	cmd.Flags().StringVar(&asked.view, "view", "", "view to rebuild: "+strings.Join(viewNames(), " or "))
+	cmd.Flags().StringVar(&asked.asOf, "as-of", "", "with --to: build it as of this event (7.1234) or time (2026-11-20T12:00:00Z)")
+	cmd.Flags().StringVar(&asked.to, "to", "", "folder to build the view in, from the archive alone, instead of replacing that of --data")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load.load()
 		if err != nil {
 			return err
 		}
-		return runRebuild(cmd.Context(), g, &cfg, name, cmd.OutOrStdout())
+		p, err := asked.parse(&cfg)
+		if err != nil {
+			return err
+		}
+		if asked.to != "" {
+			return runRebuildAside(cmd.Context(), g, &cfg, p, &asked, cmd.OutOrStdout())
+		}
+		return runRebuild(cmd.Context(), g, &cfg, p, cmd.OutOrStdout())
 	}
 	return cmd
+}
+
+// parse reads what can be read without the archive.
+func (f *rebuildFlags) parse(cfg *Config) (projector.Projector, error) {
+	p, err := projectorNamed(f.view)
+	if err != nil {
+		return nil, err
+	}
+	if f.to == "" && f.asOf != "" {
+		return nil, usagef("--as-of: a server's view is never replaced by an older one: name a folder for it with --to DIR")
+	}
+	if f.asOf != "" {
+		if f.moment, err = parseMoment(f.asOf); err != nil {
+			return nil, usagef("--as-of: %w, or a time such as 2026-11-20T12:00:00Z", err)
+		}
+	}
+	if f.to == "" || cfg.Archive == "" {
+		return p, withCode(exitUsage, cfg.checkData())
+	}
+	return p, cfg.checkArchive()
 }
 
 func viewNames() []string { return slices.Sorted(maps.Keys(projectors())) }
@@ -68,14 +111,8 @@ type rebuildResult struct {
 	Seconds  float64          `json:"seconds"`
 }
 
-func runRebuild(ctx context.Context, g *globals, cfg *Config, name string, out io.Writer) (err error) {
-	p, err := projectorNamed(name)
-	if err == nil {
-		err = withCode(exitUsage, cfg.checkData())
-	}
-	if err != nil {
-		return err
-	}
+func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projector, out io.Writer) (err error) {
+	name := p.Name()
 	dir, err := archiver.OpenStateDir(cfg.Data)
 	if err != nil {
 		return err
@@ -102,6 +139,46 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, name string, out i
 	result := rebuildResult{View: name, Position: position, Digest: digest, Seconds: time.Since(began).Seconds()}
 	return g.print(out, result, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s view rebuilt up to seq %s in %.2f s, digest %s\n", name, position, result.Seconds, digest)
+		return err
+	})
+}
+
+// runRebuildAside builds a view from an archive in a folder of its own.
+func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.Projector, asked *rebuildFlags, out io.Writer) error {
+	spec := cfg.Archive
+	if spec == "" {
+		state, err := archiver.ReadState(cfg.Data)
+		if err != nil {
+			return err
+		}
+		spec = state.Archive
+	}
+	bucket, archive, err := openForRecovery(ctx, spec, &recoverFlags{})
+	if err != nil {
+		return err
+	}
+	bar := progress.New(os.Stderr, slog.Default())
+	defer bar.Close()
+	began := time.Now()
+	until, err := asked.moment.resolve(ctx, archive, bar)
+	if err != nil {
+		return err
+	}
+	scratch := filepath.Join(asked.to, p.Name()+".recovery")
+	built, err := recovery.Run(ctx, recovery.Options{
+		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: asked.to, Scratch: scratch, Until: until,
+		Projectors: []projector.Projector{p}, Room: (&recoverFlags{}).roomAt(asked.to), Progress: bar,
+	})
+	if err == nil {
+		err = durable.RemoveAll(scratch) // a crash before leaves what the same command ends
+	}
+	if err != nil {
+		return fmt.Errorf("building the %s view of %v in %s: %w", p.Name(), bucket, asked.to, err)
+	}
+	view := built.Views[0]
+	result := rebuildResult{View: view.View, Position: view.Position, Digest: view.Digest, Seconds: time.Since(began).Seconds()}
+	return g.print(out, result, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s view built in %s up to seq %s in %.2f s, digest %s\n", view.View, filepath.Join(asked.to, view.View), view.Position, result.Seconds, view.Digest)
 		return err
 	})
 }

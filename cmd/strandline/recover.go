@@ -15,6 +15,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
@@ -139,7 +140,7 @@ func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*ar
 // recoverInto builds the state directory from the archive.
 func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive, bar *progress.Progress) (result *recoverResult, err error) {
 	began := time.Now()
-	until, err := asked.resolveUntil(ctx, archive, bar)
+	until, err := asked.asOf.resolve(ctx, archive, bar)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +152,11 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
-		Until: until, Waivers: asked.waivers, Progress: bar,
+		Until: until, Waivers: asked.waivers, Room: asked.roomAt(cfg.Data), Progress: bar,
 	})
+	if errors.Is(err, unix.ENOSPC) {
+		err = fmt.Errorf("%w: make room, then give the same command again: it goes on where it was", err)
+	}
 	if err != nil {
 		return nil, err
 	}

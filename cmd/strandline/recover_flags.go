@@ -31,11 +31,11 @@ type recoverFlags struct {
 	until, bounds  string
 	waive          []string
 	plan, checkAll bool
+	skipDisk       bool
 	prices         prices
 
 	concurrency archiver.AdaptiveOptions
-	untilSeq    eventlog.Seq // 0: not given as one
-	untilTime   time.Time    // zero: not given as one
+	asOf        moment
 	waivers     []archiver.Waiver
 }
 
@@ -45,16 +45,15 @@ func (f *recoverFlags) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.checkAll, "check-all", false, "list every event that breaks a rule, and build nothing")
 	flags.StringArrayVar(&f.waive, "waive", nil, "go on past events that break a rule: RULE@SEQ or RULE@FIRST-LAST; may be repeated")
 	flags.StringVar(&f.bounds, "read-concurrency", "", "bounds of the reads under way at once, MIN-MAX (default 2-512)")
+	flags.BoolVar(&f.skipDisk, "skip-disk-check", false, "begin even if the disk seems too small")
 	f.prices.bind(flags)
 }
 
 // parse reads what can be read without the archive.
 func (f *recoverFlags) parse() (err error) {
 	if f.until != "" {
-		if f.untilTime, err = time.Parse(time.RFC3339, f.until); err != nil {
-			if f.untilSeq, err = eventlog.ParseSeq(f.until); err != nil {
-				return fmt.Errorf("--until: %w, or a time such as 2026-11-20T12:00:00Z", err)
-			}
+		if f.asOf, err = parseMoment(f.until); err != nil {
+			return fmt.Errorf("--until: %w, or a time such as 2026-11-20T12:00:00Z", err)
 		}
 	}
 	if f.bounds != "" {
@@ -113,14 +112,18 @@ func parseWaiver(text string) (archiver.Waiver, error) {
 	return archiver.Waiver{Rule: rule, Scope: eventlog.Range{First: from, Last: to}}, nil
 }
 
-// resolveUntil returns the event to recover up to, 0 for the archive's end.
-func (f *recoverFlags) resolveUntil(ctx context.Context, archive *archiver.Archive, bar *progress.Progress) (eventlog.Seq, error) {
-	if f.untilTime.IsZero() {
-		return f.untilSeq, nil
+// resolve returns the event that m is, 0 for the log's end.
+func (m moment) resolve(ctx context.Context, log eventlog.History, bar *progress.Progress) (eventlog.Seq, error) {
+	if m.time.IsZero() {
+		return m.seq, nil
 	}
 	bar.Start("find the time", 0)
 	defer bar.Done()
-	return recovery.At(ctx, archive, f.untilTime.UnixNano())
+	seq, err := recovery.At(ctx, log, m.time)
+	if errors.Is(err, recovery.ErrBefore) {
+		err = withCode(exitUsage, err)
+	}
+	return seq, err
 }
 
 // unused returns the waivers that were not needed, and warns of them.

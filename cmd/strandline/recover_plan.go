@@ -72,10 +72,29 @@ func printPlan(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags
 	case plan.Missing != "":
 		return withCode(exitDamage, errors.New(plan.Missing))
 	case plan.Disk > plan.Free:
-		return withCode(exitRefused, fmt.Errorf("about %s of disk are needed, %s are free where %s is to be: name a directory on a larger one with --data",
-			humanize.IBytes(plan.Disk), humanize.IBytes(plan.Free), cfg.Data))
+		return tooLittleDisk(plan.Disk, plan.Free, cfg.Data)
 	}
 	return nil
+}
+
+func tooLittleDisk(need, free uint64, data string) error {
+	return withCode(exitRefused, fmt.Errorf("about %s of disk are needed, %s are free where %s is: name a directory on a larger one with --data, or go on all the same with --skip-disk-check",
+		humanize.IBytes(need), humanize.IBytes(free), data))
+}
+
+// roomAt refuses to begin what does not fit on the disk; nil when it is not to
+// be asked.
+func (f *recoverFlags) roomAt(data string) func(uint64) error {
+	if f.skipDisk {
+		return nil
+	}
+	return func(need uint64) error {
+		free, err := freeDisk(data)
+		if err == nil && need > free {
+			return tooLittleDisk(need, free, data)
+		}
+		return err
+	}
 }
 
 func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive) (*recoverPlan, error) {
@@ -88,7 +107,7 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	if err != nil {
 		return nil, err
 	}
-	plan.Objects, plan.Bytes, plan.Last = found.Objects, found.Bytes, found.ArchiveEnd
+	plan.Objects, plan.Bytes, plan.Last, plan.Events, plan.Disk = found.Objects, found.Bytes, found.ArchiveEnd, found.Events, found.Disk
 	if plan.Free, err = freeDisk(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -109,12 +128,13 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, prices *prices) {
 	p.Sampled = sample.Objects
 	times := float64(p.Objects) / float64(max(sample.Objects, 1))
-	p.Events = uint64(float64(sample.Events) * times)
+	if sample.Events > 0 {
+		times = float64(p.Events) / float64(sample.Events)
+	}
 	p.Read = uint64(float64(after.Bytes-before.Bytes) * times)
 	gets := float64(after.Gets-before.Gets) * times
 	p.Requests = uint64(gets) + after.Lists
 	p.Dollars = gets/1000*prices.gets + float64(after.Lists)/1000*prices.lists + float64(p.Read)/1e9*prices.bytes
-	p.Disk = uint64(float64(sample.Disk) * times)
 	if sample.Seconds > 0 {
 		p.PerSecond = float64(sample.Events) / sample.Seconds
 		p.Seconds = float64(p.Events) / p.PerSecond

@@ -18,8 +18,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
@@ -44,6 +44,9 @@ type Options struct {
 	// Tolerate goes on past further violations, see projector.Load: to look
 	// for them, not to build a state that is kept.
 	Tolerate func(*projector.Violation) bool
+	// Room is asked, before anything large is written, whether there is disk
+	// for about so many more bytes; an error ends the recovery. May be nil.
+	Room     func(bytes uint64) error
 	Progress *progress.Progress // may be nil
 	Log      *slog.Logger       // nil: slog.Default()
 }
@@ -73,7 +76,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		opts.Log = slog.Default()
 	}
 	r := &recovery{Options: opts, result: &Result{}}
-	for _, phase := range []func(context.Context) error{r.list, r.project, r.verify} {
+	for _, phase := range []func(context.Context) error{r.list, r.makeRoom, r.project, r.verify} {
 		if err := phase(ctx); err != nil {
 			return nil, err
 		}
@@ -230,24 +233,27 @@ func (r *recovery) verifyView(ctx context.Context, p projector.Projector, built 
 }
 
 // At returns the seq as of which t is: the last event before the first one
-// that is later than t. It reads the archive's metadata up to there.
-func At(ctx context.Context, archive *archiver.Archive, t int64) (eventlog.Seq, error) {
+// that is later than t. It reads the log up to there.
+func At(ctx context.Context, log eventlog.History, t time.Time) (eventlog.Seq, error) {
 	var last eventlog.Seq
-	for batch, err := range archive.Follow(ctx, eventlog.FirstSeq) {
+	for batch, err := range log.Follow(ctx, eventlog.FirstSeq) {
 		if err != nil {
 			return 0, err
 		}
-		later := slices.IndexFunc(batch.Entries, func(e eventlog.Entry) bool { return e.Event.Time > t })
-		if later == 0 && last == 0 {
-			return 0, fmt.Errorf("the log begins later, with event %s", batch.Entries[0].Event.Seq)
+		for i := range batch.Entries {
+			event := &batch.Entries[i].Event
+			switch at := time.Unix(0, event.Time).UTC(); {
+			case !at.After(t):
+				last = event.Seq
+			case last == 0:
+				return 0, fmt.Errorf("%w: its first event is of %s: name a later time than %s", ErrBefore, at.Format(time.RFC3339), t.Format(time.RFC3339))
+			default:
+				return last, nil
+			}
 		}
-		if later == 0 {
-			return last, nil
-		}
-		if later > 0 {
-			return batch.Entries[later-1].Event.Seq, nil
-		}
-		last = batch.Last()
 	}
 	return last, nil
 }
+
+// ErrBefore says that a time lies before the whole log.
+var ErrBefore = errors.New("the log begins later")

@@ -4,8 +4,6 @@ package recovery
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"path/filepath"
@@ -21,6 +19,8 @@ type Found struct {
 	Objects    int
 	Bytes      int64
 	ArchiveEnd eventlog.Seq
+	Events     uint64 // exact unless many epochs hold them
+	Disk       uint64 // bytes that a recovery takes while it runs, about
 }
 
 // Look lists the archive and proves that nothing is missing: otherwise the
@@ -30,7 +30,12 @@ func Look(ctx context.Context, archive *archiver.Archive) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	return Found{in.Objects, in.Bytes, in.ArchiveEnd}, nil
+	objects, err := archive.Objects(ctx, 1)
+	if err != nil {
+		return Found{}, err
+	}
+	events, err := countEvents(ctx, archive, objects)
+	return Found{in.Objects, in.Bytes, in.ArchiveEnd, events, events * eventBytes}, err
 }
 
 // Sampled is what a recovery of an archive's beginning took.
@@ -38,11 +43,7 @@ type Sampled struct {
 	Objects int
 	Events  uint64
 	Seconds float64
-	Disk    uint64 // bytes of runs and views together
 }
-
-// runBytes is what a sorted run takes for an event, about.
-const runBytes = 120
 
 // Sample projects the archive's beginning for about the time d, the block view
 // alone, which takes most of a recovery, into scratch, which the caller
@@ -55,9 +56,7 @@ func Sample(ctx context.Context, archive *archiver.Archive, engine projector.Eng
 	if _, _, err := projector.Rebuild(ctx, engine, view, filepath.Join(scratch, "runs"), projector.Blocks(), s, 0, log); err != nil {
 		return nil, err
 	}
-	took := time.Since(began)
-	built, err := sizeOf(scratch)
-	return &Sampled{Objects: s.objects, Events: s.events, Seconds: took.Seconds(), Disk: built + s.events*runBytes}, err
+	return &Sampled{Objects: s.objects, Events: s.events, Seconds: time.Since(began).Seconds()}, nil
 }
 
 // sampling is a history that ends when its time is over.
@@ -81,22 +80,4 @@ func (s *sampling) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[even
 			}
 		}
 	}
-}
-
-// sizeOf adds up the files below dir.
-func sizeOf(dir string) (total uint64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		info, err := entry.Info()
-		if err == nil {
-			total += uint64(max(info.Size(), 0))
-		}
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("add up what a sample took: %w", err)
-	}
-	return total, nil
 }

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// eventBytes is the disk that a recovery takes for an event while it runs,
+// sorted runs and views together: 164 were measured on a million events.
+const eventBytes = 200
+
+// makeRoom asks whether there is room for what is about to be built, before
+// anything large is written. What an interrupted recovery left is room.
+func (r *recovery) makeRoom(ctx context.Context) error {
+	if r.Room == nil {
+		return nil
+	}
+	objects, err := r.Archive.Objects(ctx, 1)
+	if err != nil {
+		return err
+	}
+	events, err := countEvents(ctx, r.Archive, objects)
+	if err != nil {
+		return err
+	}
+	need := events * eventBytes
+	for _, dir := range []string{r.Dir, r.Scratch} {
+		have, err := sizeOf(dir)
+		if err != nil {
+			return err
+		}
+		need -= min(have, need)
+	}
+	return r.Room(need)
+}
+
+// countReads is how many trailers countEvents reads at most, beside the first
+// and the last.
+const countReads = 16
+
+// stretch is objects whose ends are known: it counts the events after the
+// first one's last, up to the last one's last.
+type stretch struct {
+	first, last         int // of the objects
+	firstEnd, lastEnd   eventlog.Seq
+	firstSize, lastSize uint64 // events of these objects
+}
+
+// known returns how many events there are, if the ends tell: within an epoch
+// no seq is left out.
+func (s *stretch) known() (events uint64, known bool) {
+	switch {
+	case s.first == s.last:
+		return 0, true
+	case s.firstEnd.Epoch() == s.lastEnd.Epoch():
+		return uint64(s.lastEnd - s.firstEnd), true
+	case s.first+1 == s.last:
+		return s.lastSize, true
+	}
+	return 0, false
+}
+
+// guess takes all objects in between for like those at the ends.
+func (s *stretch) guess() uint64 {
+	return uint64(s.last-s.first)*max(1, (s.firstSize+s.lastSize)/2) + s.lastSize
+}
+
+// countEvents returns how many events the objects hold. It reads few trailers:
+// with up to a dozen epochs the count is exact, with more of them about right.
+func countEvents(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo) (uint64, error) {
+	first, err := ends(ctx, archive, objects, 0)
+	if err != nil {
+		return 0, err
+	}
+	last, err := ends(ctx, archive, objects, len(objects)-1)
+	if err != nil {
+		return 0, err
+	}
+	total := first.lastSize
+	open := []stretch{between(first, last)}
+	for reads := 0; len(open) > 0; {
+		s := open[0]
+		open = open[1:]
+		if events, known := s.known(); known {
+			total += events
+			continue
+		}
+		if reads == countReads {
+			total += s.guess()
+			continue
+		}
+		reads++
+		middle, err := ends(ctx, archive, objects, (s.first+s.last)/2)
+		if err != nil {
+			return 0, err
+		}
+		// The first come, first served: all stretches are about equally wide.
+		open = append(open, between(s, middle), between(middle, s))
+	}
+	return total, nil
+}
+
+// ends returns a stretch of one object.
+func ends(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo, i int) (stretch, error) {
+	t, _, err := archive.Metadata(ctx, objects[i])
+	if err != nil {
+		return stretch{}, err
+	}
+	return stretch{i, i, t.Last, t.Last, uint64(t.Events), uint64(t.Events)}, nil
+}
+
+// between returns the stretch from a's first object to b's last.
+func between(a, b stretch) stretch {
+	return stretch{a.first, b.last, a.firstEnd, b.lastEnd, a.firstSize, b.lastSize}
+}
+
+// sizeOf adds up the files below dir, which need not be there.
+func sizeOf(dir string) (total uint64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			total += uint64(max(info.Size(), 0))
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("add up what lies in %s: %w", dir, err)
+	}
+	return total, nil
+}

@@ -179,7 +179,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`, \d+ a second`), ", RATE a second"},
 	{regexp.MustCompile(`\b\d+ objects`), "N objects"}, // a cut may come
 	{regexp.MustCompile(`\d+ requests, .* at once`), "READS"},
-	{regexp.MustCompile(`(?m)^generation .*\n`), ""},   // earlier on a slow machine
+	{regexp.MustCompile(`(?m)^generation .*\n`), ""}, // earlier on a slow machine
 	{regexp.MustCompile(`"seconds": [0-9.e-]+`), `"seconds": SECONDS`},
 	{regexp.MustCompile(`"archive_bytes": \d+`), `"archive_bytes": BYTES`},
 	{regexp.MustCompile(`\d+(\.\d+)? MiB of`), "SIZE of"},

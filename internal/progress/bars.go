@@ -3,6 +3,7 @@
 package progress
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/vbauerster/mpb/v8"
@@ -23,6 +24,9 @@ func newBars(out io.Writer, forced bool) *bars {
 	}
 	return &bars{mpb.New(options...)}
 }
+
+// say prints a line above the bars. That it cannot be shown harms nobody.
+func (b *bars) say(line string) { _, _ = fmt.Fprintln(b.container, line) }
 
 type bar struct{ bar *mpb.Bar }
 

@@ -4,7 +4,9 @@
 // is in, what is done of how much, how fast, how long it will take, and what
 // binds it now. On a terminal it shows a bar for each phase, elsewhere it logs
 // a line every ten seconds, and always it answers Snapshot, for status and
-// metrics. It is the only importer of mpb.
+// metrics, and tells the service manager. What binds it finds by measuring the
+// processor, the disk and the store, see Explain. It is the only importer of
+// mpb.
 package progress
 
 import (
@@ -22,7 +24,9 @@ const (
 	// LogEvery is how often a line is logged where there is no terminal.
 	LogEvery = 10 * time.Second
 	tick     = 500 * time.Millisecond
-	window   = 21 // samples that a rate is measured over, ten seconds from first to last
+	// tellEvery is how often the service manager is told.
+	tellEvery = 5 * time.Second
+	window    = 21 // samples that a rate is measured over, ten seconds from first to last
 )
 
 // Progress follows one operation through its phases, one at a time. Add,
@@ -33,9 +37,14 @@ type Progress struct {
 	log     *slog.Logger
 	bars    *bars // nil without a terminal
 	current atomic.Pointer[phase]
+	reading func() Reading // nil: what binds is not found by itself; set before the first phase
+	disk    string         // a directory on the volume that is written to
 
-	mu       sync.Mutex // guards finished and each phase's samples
-	finished []Snapshot
+	mu        sync.Mutex // guards what follows, and each phase's samples
+	finished  []Snapshot
+	diskSpeed float64 // bytes a second in all; 0: not known
+	probing   bool    // the disk is, or was, tried
+	probes    sync.WaitGroup
 
 	stop    chan struct{} // closed by Close
 	stopped chan struct{} // closed when watch has ended
@@ -47,15 +56,24 @@ type phase struct {
 	total       int64
 	begin       time.Time
 	done, bytes atomic.Int64
+	events      atomic.Int64
+	waited      atomic.Int64 // nanoseconds, for what is read
 	binds       atomic.Pointer[string]
+	ended       atomic.Pointer[Snapshot] // nil while it runs
+	base        uint64                   // bytes that had been read from the store before
+	first       sample
 	samples     []sample // the last window ones; guarded by Progress.mu
+	advised     string   // what the terminal was told to do; owned by watch
 	bar         *bar     // nil without a terminal
 }
 
 // sample is what a phase had done at a moment.
 type sample struct {
-	at          time.Time
-	done, bytes int64
+	at                  time.Time
+	done, bytes, events int64
+	waited              time.Duration
+	usage
+	reading Reading
 }
 
 // New returns a Progress that shows bars on out when that is a terminal, and
@@ -84,11 +102,35 @@ func (p *Progress) Start(name string, total int64) {
 	}
 	p.Done()
 	ph := &phase{name: name, total: max(total, 0), begin: time.Now()}
-	ph.samples = append(make([]sample, 0, window), sample{at: ph.begin})
+	if p.reading != nil {
+		ph.base = p.reading().Bytes
+	}
+	ph.first = p.sample(ph)
+	ph.samples = append(make([]sample, 0, window), ph.first)
 	if p.bars != nil {
 		ph.bar = p.bars.add(p, ph)
+	} else {
+		p.log.Info("begins: " + name)
 	}
 	p.current.Store(ph)
+	p.tell(ph)
+}
+
+// sample takes what ph has done until now.
+func (p *Progress) sample(ph *phase) sample {
+	s := sample{at: time.Now(), done: ph.done.Load(), bytes: ph.bytes.Load(), events: ph.events.Load()}
+	if p.reading != nil {
+		s.usage, s.reading, s.waited = measureUsage(), p.reading(), time.Duration(ph.waited.Load())
+		s.bytes += int64(s.reading.Bytes - ph.base)
+	}
+	return s
+}
+
+// tell tells the service manager how far ph is, and that it is worth waiting.
+func (p *Progress) tell(ph *phase) {
+	if err := Notify("STATUS=" + p.snapshot(ph).String() + "\n" + extension); err != nil {
+		p.log.Debug("the service manager is not told", "err", err)
+	}
 }
 
 // Add says that n more units of the phase are done.
@@ -111,8 +153,19 @@ func (p *Progress) AddBytes(n int64) {
 	}
 }
 
+// AddEvents says that n more events went through, where the phase counts
+// something else.
+func (p *Progress) AddEvents(n int) {
+	if p == nil {
+		return
+	}
+	if ph := p.current.Load(); ph != nil {
+		ph.events.Add(int64(n))
+	}
+}
+
 // Bind says what the phase waits for most now: "bucket", "disk", "cpu". The
-// empty string says that this is not known.
+// empty string says that this is not known. It overrides what Explain finds.
 func (p *Progress) Bind(what string) {
 	if p == nil {
 		return
@@ -131,7 +184,7 @@ func (p *Progress) Done() {
 	if ph == nil {
 		return
 	}
-	s := p.snapshot(ph).final()
+	s := p.final(ph)
 	p.mu.Lock()
 	p.finished = append(p.finished, s)
 	p.mu.Unlock()
@@ -155,6 +208,7 @@ func (p *Progress) Close() {
 		close(p.stop)
 	}
 	<-p.stopped
+	p.probes.Wait()
 	if ph := p.current.Swap(nil); ph != nil && ph.bar != nil {
 		ph.bar.abort(ph)
 	}
@@ -168,7 +222,7 @@ func (p *Progress) watch() {
 	defer close(p.stopped)
 	ticks := time.NewTicker(tick)
 	defer ticks.Stop()
-	logged := time.Now()
+	logged, told := time.Now(), time.Now()
 	for {
 		select {
 		case <-p.stop:
@@ -180,9 +234,14 @@ func (p *Progress) watch() {
 			continue
 		}
 		p.measure(ph)
+		if time.Since(told) >= tellEvery {
+			told = time.Now()
+			p.tell(ph)
+		}
 		switch {
 		case ph.bar != nil:
 			ph.bar.move(ph)
+			p.advise(ph)
 		case time.Since(logged) >= LogEvery:
 			logged = time.Now()
 			s := p.snapshot(ph)
@@ -192,10 +251,38 @@ func (p *Progress) watch() {
 }
 
 func (p *Progress) measure(ph *phase) {
+	taken := p.sample(ph)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(ph.samples) == window {
 		ph.samples = append(ph.samples[:0], ph.samples[1:]...)
 	}
-	ph.samples = append(ph.samples, sample{time.Now(), ph.done.Load(), ph.bytes.Load()})
+	ph.samples = append(ph.samples, taken)
+	if s := p.shares(&ph.samples[0], &taken); !p.probing && s.binds() == "disk" && p.disk != "" {
+		p.probing = true
+		p.probes.Go(func() { p.probe(s.written) })
+	}
+}
+
+// probe finds out how much the disk can write in all: what it takes now, and
+// what it takes beside that.
+func (p *Progress) probe(now float64) {
+	beside, err := probeDisk(p.disk)
+	if err != nil {
+		p.log.Debug("how fast the disk is is not known", "err", err)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.diskSpeed = now + beside
+}
+
+// advise says above the bars what would help, each advice once.
+func (p *Progress) advise(ph *phase) {
+	s := p.snapshot(ph)
+	if s.Advice == "" || s.Binds == ph.advised {
+		return
+	}
+	ph.advised = s.Binds
+	p.bars.say(s.Advice)
 }

@@ -47,7 +47,7 @@ func TestALineIsLoggedEveryTenSeconds(t *testing.T) {
 		synctest.Wait()
 		p.Done()
 		p.Close()
-		want := "" +
+		want := "msg=\"begins: project\"\n" +
 			"msg=project done=1000 total=4000 per_second=100 elapsed=10s bytes=10485760 bytes_per_second=1048576 eta=30s binds=cpu\n" +
 			"msg=project done=2000 total=4000 per_second=100 elapsed=20s bytes=20971520 bytes_per_second=1048576 eta=20s binds=cpu\n" +
 			"msg=\"done: project\" done=2500 total=4000 per_second=100 elapsed=25s bytes=26214400 bytes_per_second=1048576 binds=cpu\n"
@@ -211,6 +211,14 @@ func TestAFileIsNoTerminal(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "done: list") {
 		t.Errorf("the end is not logged: %q", out)
+	}
+}
+
+func TestRatesPrintInFewDigits(t *testing.T) {
+	for rate, want := range map[float64]string{0: "0", 9_999: "9999", 12_345: "12k", 999_400: "999k", 1_234_567: "1.2M", 99_000_000: "99M"} {
+		if got := compact(rate); got != want {
+			t.Errorf("%v is printed as %s, want %s", rate, got, want)
+		}
 	}
 }
 

@@ -11,15 +11,20 @@ import (
 // Snapshot is how far a phase is at one moment. Rates are those of the last
 // ten seconds, of a finished phase those of all of it.
 type Snapshot struct {
-	Phase          string  `json:"phase"`                      // "" when none runs
-	Done           int64   `json:"done"`                       // units
-	Total          int64   `json:"total,omitempty"`            // units; 0: not known
-	Bytes          int64   `json:"bytes,omitempty"`            //
-	PerSecond      float64 `json:"per_second"`                 // units
-	BytesPerSecond float64 `json:"bytes_per_second,omitempty"` //
-	ElapsedSeconds float64 `json:"elapsed_seconds"`            //
-	ETASeconds     float64 `json:"eta_seconds,omitempty"`      // 0: not known, or done
-	Binds          string  `json:"binds,omitempty"`            // what it waits for most; "": not known
+	Phase           string    `json:"phase"`                       // "" when none runs
+	Began           time.Time `json:"began,omitzero"`              //
+	Ended           time.Time `json:"ended,omitzero"`              // zero while it runs
+	Done            int64     `json:"done"`                        // units
+	Total           int64     `json:"total,omitempty"`             // units; 0: not known
+	Events          int64     `json:"events,omitempty"`            // where the units are others
+	Bytes           int64     `json:"bytes,omitempty"`             //
+	PerSecond       float64   `json:"per_second"`                  // units
+	EventsPerSecond float64   `json:"events_per_second,omitempty"` //
+	BytesPerSecond  float64   `json:"bytes_per_second,omitempty"`  //
+	ElapsedSeconds  float64   `json:"elapsed_seconds"`             //
+	ETASeconds      float64   `json:"eta_seconds,omitempty"`       // 0: not known, or done
+	Binds           string    `json:"binds,omitempty"`             // what it waits for most; "": not known
+	Advice          string    `json:"advice,omitempty"`            // what would help
 }
 
 // Snapshot returns the running phase's, the zero one when none runs.
@@ -45,35 +50,53 @@ func (p *Progress) Phases() []Snapshot {
 }
 
 func (p *Progress) snapshot(ph *phase) Snapshot {
+	if ended := ph.ended.Load(); ended != nil {
+		return *ended
+	}
 	p.mu.Lock()
 	since := ph.samples[0]
 	p.mu.Unlock()
-	now := time.Now()
+	return p.describe(ph, since, p.sample(ph))
+}
+
+// describe tells how far ph is, with the rates between two samples.
+func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	s := Snapshot{
-		Phase: ph.name, Total: ph.total, Done: ph.done.Load(), Bytes: ph.bytes.Load(),
-		ElapsedSeconds: now.Sub(ph.begin).Seconds(),
+		Phase: ph.name, Began: ph.begin.UTC(), Total: ph.total, Done: now.done, Bytes: now.bytes, Events: now.events,
+		ElapsedSeconds: now.at.Sub(ph.begin).Seconds(),
 	}
-	if what := ph.binds.Load(); what != nil {
-		s.Binds = *what
-	}
-	if took := now.Sub(since.at).Seconds(); took > 0 {
+	if took := now.at.Sub(since.at).Seconds(); took > 0 {
 		s.PerSecond = float64(s.Done-since.done) / took
 		s.BytesPerSecond = float64(s.Bytes-since.bytes) / took
+		s.EventsPerSecond = float64(s.Events-since.events) / took
 	}
 	if left := s.Total - s.Done; left > 0 && s.PerSecond > 0 {
 		s.ETASeconds = float64(left) / s.PerSecond
 	}
+	if what := ph.binds.Load(); what != nil {
+		s.Binds = *what
+	} else if p.reading != nil {
+		p.explain(&s, since, now)
+	}
 	return s
 }
 
-// final is s of a phase that has ended: nothing is left, and the rates are
-// those of all of it.
-func (s Snapshot) final() Snapshot {
-	s.ETASeconds, s.PerSecond, s.BytesPerSecond = 0, 0, 0
-	if s.ElapsedSeconds > 0 {
-		s.PerSecond = float64(s.Done) / s.ElapsedSeconds
-		s.BytesPerSecond = float64(s.Bytes) / s.ElapsedSeconds
-	}
+func (p *Progress) explain(s *Snapshot, since, now sample) {
+	p.mu.Lock()
+	speed := p.diskSpeed
+	p.mu.Unlock()
+	measured := p.shares(&since, &now)
+	s.Binds = measured.binds()
+	s.Advice = measured.advice(s.Binds, speed, s.ETASeconds)
+}
+
+// final is the snapshot of a phase that has ended: nothing is left, and the
+// rates are those of all of it.
+func (p *Progress) final(ph *phase) Snapshot {
+	now := p.sample(ph)
+	s := p.describe(ph, ph.first, now)
+	s.Ended, s.ETASeconds, s.Advice = now.at.UTC(), 0, ""
+	ph.ended.Store(&s)
 	return s
 }
 
@@ -87,11 +110,17 @@ func (s Snapshot) attrs() []any {
 	if s.Bytes > 0 {
 		attrs = append(attrs, "bytes", s.Bytes, "bytes_per_second", round(s.BytesPerSecond))
 	}
+	if s.Events > 0 {
+		attrs = append(attrs, "events", s.Events, "events_per_second", round(s.EventsPerSecond))
+	}
 	if s.ETASeconds > 0 {
 		attrs = append(attrs, "eta", seconds(s.ETASeconds))
 	}
 	if s.Binds != "" {
 		attrs = append(attrs, "binds", s.Binds)
+	}
+	if s.Advice != "" {
+		attrs = append(attrs, "advice", s.Advice)
 	}
 	return attrs
 }
@@ -110,7 +139,10 @@ func (s Snapshot) counts() string {
 	if s.Total > 0 {
 		fmt.Fprintf(&b, "/%d", s.Total)
 	}
-	fmt.Fprintf(&b, ", %.0f/s", s.PerSecond)
+	fmt.Fprintf(&b, ", %s/s", compact(s.PerSecond))
+	if s.EventsPerSecond > 0 {
+		fmt.Fprintf(&b, ", %s events/s", compact(s.EventsPerSecond))
+	}
 	if s.BytesPerSecond > 0 {
 		fmt.Fprintf(&b, ", %.1f MiB/s", s.BytesPerSecond/(1<<20))
 	}
@@ -121,6 +153,19 @@ func (s Snapshot) counts() string {
 		fmt.Fprintf(&b, ", binds: %s", s.Binds)
 	}
 	return b.String()
+}
+
+// compact prints a rate in as few digits as a person needs.
+func compact(f float64) string {
+	switch {
+	case f >= 1e7:
+		return fmt.Sprintf("%.0fM", f/1e6)
+	case f >= 1e6:
+		return fmt.Sprintf("%.1fM", f/1e6)
+	case f >= 1e4:
+		return fmt.Sprintf("%.0fk", f/1e3)
+	}
+	return fmt.Sprintf("%.0f", f)
 }
 
 func round(f float64) int64 { return int64(f + 0.5) }

@@ -13,8 +13,8 @@ import (
 )
 
 // Counted tells p of every batch of history: one for each object, where that
-// is an archive; and what binds: reading the batches or using them. events,
-// which may be nil, counts what the batches hold.
+// is an archive; and how long it was waited for. events, which may be nil,
+// counts what the batches hold.
 func Counted(history eventlog.History, p *progress.Progress, events *atomic.Uint64) eventlog.History {
 	return counted{history, p, events}
 }
@@ -29,19 +29,14 @@ func (c counted) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventl
 	return func(yield func(eventlog.Batch, error) bool) {
 		began := time.Now()
 		for batch, err := range c.history.Follow(ctx, from) {
-			waited := time.Since(began)
-			began = time.Now()
+			c.progress.Wait(time.Since(began))
 			if !yield(batch, err) {
 				return
 			}
 			c.progress.Add(1)
+			c.progress.AddEvents(len(batch.Entries))
 			if c.events != nil {
 				c.events.Add(uint64(len(batch.Entries)))
-			}
-			if waited > time.Since(began) {
-				c.progress.Bind("archive")
-			} else {
-				c.progress.Bind("projection (CPU and disk)")
 			}
 			began = time.Now()
 		}

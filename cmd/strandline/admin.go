@@ -121,6 +121,9 @@ func (a *app) Status() httpapi.Status {
 		LogID: state.LogID, Archive: withoutSecrets(state.Archive), Policy: a.policy(), StateDir: a.cfg.Data, Listen: a.clients.Addr().String(), Lossy: s.lossy,
 		Warnings: s.warnings, Notes: []string{httpapi.NotePrune}, Feed: a.feedStatus(),
 	}
+	if now := a.progress.Snapshot(); now.Phase != "" {
+		status.Progress = &now
+	}
 	if s.fenced != nil {
 		status.Owner, status.Stopped = s.owner, s.fenced.Error()
 	}
@@ -286,6 +289,8 @@ func (a *app) gauges() metrics.State {
 		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy, Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
 		Warnings: len(s.warnings), FeedPublished: stats.Published, FeedDropped: stats.Dropped, FeedRefused: stats.Refused, FeedConnected: stats.Connected,
 	}
+	now := a.progress.Snapshot()
+	state.Phase, state.PhaseDone, state.PhaseExpected = now.Phase, now.Done, now.Total
 	if s.serving == nil {
 		return state
 	}

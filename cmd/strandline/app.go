@@ -24,6 +24,7 @@ import (
 	"github.com/strandline-project/strandline/internal/feed"
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/internal/metrics"
+	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/internal/resticapi"
 	"github.com/strandline-project/strandline/projector"
 )
@@ -56,8 +57,10 @@ type app struct {
 	archive *archiver.Archive
 	views   *viewSet
 	feed    *feed.Feed
-	clients net.Listener
-	admin   net.Listener
+	// progress is that of the start; it is told to the service manager, too.
+	progress *progress.Progress
+	clients  net.Listener
+	admin    net.Listener
 
 	announced sync.Once
 	warning   sync.WaitGroup // asking the bucket what should be known of it
@@ -137,8 +140,13 @@ func (a *app) open(ctx context.Context) (err error) {
 	}
 	a.metrics.Watch(a.gauges)
 	a.warning.Go(func() { a.warn(ctx, bucket) })
-	a.views, err = openViews(a.dir.Path("views"), projector.Live, a.log)
-	return err
+	if a.views, err = openViews(a.dir.Path("views"), projector.Live, a.log); err != nil {
+		return err
+	}
+	a.progress = progress.New(nil, a.log)
+	a.progress.Explain(nil, a.cfg.Data)
+	a.views.progress = a.progress
+	return nil
 }
 
 // warn collects what the operator should know of the bucket; asking it may
@@ -330,7 +338,17 @@ func (a *app) serveClients() (*clientServer, error) {
 
 // announce prints the line that restic's own tests wait for, once.
 func (a *app) announce() {
-	a.announced.Do(func() { fmt.Fprintf(os.Stderr, "start server on %s\n", a.clients.Addr()) })
+	a.announced.Do(func() {
+		fmt.Fprintf(os.Stderr, "start server on %s\n", a.clients.Addr())
+		a.notify("READY=1\nSTATUS=clients are answered")
+	})
+}
+
+// notify tells the service manager, if there is one.
+func (a *app) notify(state string) {
+	if err := progress.Notify(state); err != nil {
+		a.log.Warn("the service manager is not told", "error", err)
+	}
 }
 
 // await returns when ctx ends, or when the client listener does, which is an
@@ -382,6 +400,7 @@ func (a *app) reload() {
 // stop ends in order: no new requests, those under way, the log, its shipping.
 func (a *app) stop(clients *clientServer) error {
 	a.setMode(httpapi.ModeStopping, "the server is stopping")
+	a.notify("STOPPING=1\nSTATUS=stopping: what is acknowledged is shipped")
 	deadline := time.Now().Add(stopShipping)
 	ctx, cancel := context.WithTimeout(context.Background(), stopRequests)
 	defer cancel()
@@ -449,6 +468,7 @@ func (a *app) policy() string {
 func (a *app) closeAll() error {
 	var err error
 	a.warning.Wait()
+	a.progress.Close()
 	if a.views != nil {
 		err = a.views.Close()
 	}

@@ -83,6 +83,7 @@ func runBenchArchive(ctx context.Context, g *globals, archive *bench.Archive, sp
 		return err
 	}
 	bar.Done()
+	bar.Close()
 	result := archiveBench{Archive: bucket.String(), Events: archive.Events, Objects: objects + 1, Last: last, Seconds: time.Since(began).Seconds()}
 	return g.print(out, result, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%d events up to %s in %v, in %.1f s\n", result.Events, result.Last, bucket, result.Seconds)

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/strandline-project/strandline/eventlog"
-	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -57,7 +56,7 @@ func runCompare(ctx context.Context, g *globals, specs [2]string, scratch string
 		return fmt.Errorf("make a directory for copies: %w; write --scratch DIR", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	c := &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: progress.New(os.Stderr, slog.Default())}
+	c := &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: newBar(nil, scratch)}
 	result, err := c.run(ctx, specs)
 	c.progress.Done()
 	c.progress.Close()

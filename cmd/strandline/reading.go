@@ -16,6 +16,7 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
 	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/internal/progress"
 )
 
 // hold serves what is here and writes nothing: no claim, no event, no object.
@@ -82,6 +83,7 @@ func (a *app) awaitArchive(ctx context.Context) error {
 			return ctx.Err()
 		case <-ticker.C:
 		}
+		a.notify("STATUS=waiting for the archive\n" + progress.Extension)
 		try, cancel := context.WithTimeout(ctx, awayPause)
 		_, err := archiver.Open(try, a.bucket)
 		if err == nil {

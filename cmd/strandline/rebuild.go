@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +21,6 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/durable"
-	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
@@ -122,7 +120,7 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	if err != nil {
 		return err
 	}
-	bar := progress.New(os.Stderr, slog.Default())
+	bar := newBar(nil, cfg.Data)
 	defer bar.Close()
 	bar.Start("project "+name+" (batches)", 0)
 	began := time.Now()
@@ -136,6 +134,7 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 		return fmt.Errorf("swapping in the rebuilt %s view: %w", name, err)
 	}
 	bar.Done()
+	bar.Close()
 	result := rebuildResult{View: name, Position: position, Digest: digest, Seconds: time.Since(began).Seconds()}
 	return g.print(out, result, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s view rebuilt up to seq %s in %.2f s, digest %s\n", name, position, result.Seconds, digest)
@@ -157,7 +156,7 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 	if err != nil {
 		return err
 	}
-	bar := progress.New(os.Stderr, slog.Default())
+	bar := newBar(bucket, asked.to)
 	defer bar.Close()
 	began := time.Now()
 	until, err := asked.moment.resolve(ctx, archive, bar)
@@ -175,6 +174,7 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 	if err != nil {
 		return fmt.Errorf("building the %s view of %v in %s: %w", p.Name(), bucket, asked.to, err)
 	}
+	bar.Close()
 	view := built.Views[0]
 	result := rebuildResult{View: view.View, Position: view.Position, Digest: view.Digest, Seconds: time.Since(began).Seconds()}
 	return g.print(out, result, func(w io.Writer) error {

@@ -117,12 +117,13 @@ func runRecover(ctx context.Context, g *globals, cfg *Config, asked *recoverFlag
 	if asked.plan {
 		return printPlan(ctx, g, cfg, asked, bucket, archive, out)
 	}
-	bar := progress.New(os.Stderr, slog.Default())
+	bar := newBar(bucket, cfg.Data)
 	defer bar.Close()
 	result, err := recoverInto(ctx, cfg, asked, bucket, archive, bar)
 	if err != nil {
 		return fmt.Errorf("recovering %s from %v: %w", cfg.Data, bucket, err)
 	}
+	bar.Close() // what is printed stays below the bars
 	return g.print(out, result, func(w io.Writer) error { return printRecovery(w, result) })
 }
 
@@ -135,6 +136,21 @@ func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*ar
 	bucket := archiver.Adaptive(opened, asked.concurrency)
 	archive, err := archiver.Open(ctx, bucket)
 	return bucket, archive, err
+}
+
+// newBar shows the progress of what reads bucket, which may be nil, and writes
+// to the volume of disk.
+func newBar(bucket *archiver.AdaptiveBucket, disk string) *progress.Progress {
+	bar := progress.New(os.Stderr, slog.Default())
+	var reading func() progress.Reading
+	if bucket != nil {
+		reading = func() progress.Reading {
+			s := bucket.Stats()
+			return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency}
+		}
+	}
+	bar.Explain(reading, disk)
+	return bar
 }
 
 // recoverInto builds the state directory from the archive.

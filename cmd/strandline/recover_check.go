@@ -58,7 +58,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	result := checkResult{Archive: bucket.String(), Violations: []foundViolation{}}
 	var mu sync.Mutex
-	bar := progress.New(os.Stderr, slog.Default())
+	bar := newBar(bucket, scratch)
 	defer bar.Close()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: filepath.Join(scratch, "views"), Scratch: filepath.Join(scratch, "runs"), Progress: bar,
@@ -74,6 +74,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	}
 	result.Last, result.Events = built.Last, built.Events
 	slices.SortFunc(result.Violations, func(a, b foundViolation) int { return int(min(1, max(-1, int64(a.Seq)-int64(b.Seq)))) })
+	bar.Close()
 	if err := g.print(out, result, func(w io.Writer) error { return result.print(w) }); err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -23,6 +25,8 @@ type viewSet struct {
 	dir    string // the state directory's views folder
 	use    projector.Use
 	log    *slog.Logger
+	// progress is told how far CatchUp is; may be nil.
+	progress *progress.Progress
 
 	machine *projector.MachineView
 	block   *projector.BlockView
@@ -117,7 +121,9 @@ func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale event
 	if err := v.open(); err != nil {
 		return err
 	}
-	return projector.CatchUp(ctx, log, v.all()...)
+	v.progress.Start("bring the views up to date (batches)", 0)
+	defer v.progress.Done()
+	return projector.CatchUp(ctx, recovery.Counted(log, v.progress, nil), v.all()...)
 }
 
 // holds reports whether the log holds the event seq, 0 being before all.

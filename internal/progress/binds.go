@@ -74,6 +74,7 @@ func (p *Progress) shares(from, to *sample) shares {
 }
 
 const (
+	bindsAfter = 0.2 // seconds; before, nothing can be said
 	bindsAt    = 0.5 // share of the time that something is waited for
 	cpuBindsAt = 0.8
 	idleCPU    = 0.4
@@ -83,7 +84,7 @@ const (
 // binds says what an operation waits for most, "" when nothing stands out.
 func (s *shares) binds() string {
 	switch {
-	case s.seconds <= 0:
+	case s.seconds < bindsAfter:
 		return ""
 	case s.waited >= bindsAt:
 		return s.store()

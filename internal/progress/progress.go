@@ -128,7 +128,7 @@ func (p *Progress) sample(ph *phase) sample {
 
 // tell tells the service manager how far ph is, and that it is worth waiting.
 func (p *Progress) tell(ph *phase) {
-	if err := Notify("STATUS=" + p.snapshot(ph).String() + "\n" + extension); err != nil {
+	if err := Notify("STATUS=" + p.snapshot(ph).String() + "\n" + Extension); err != nil {
 		p.log.Debug("the service manager is not told", "err", err)
 	}
 }

@@ -29,6 +29,6 @@ func Notify(state string) error {
 	return nil
 }
 
-// extension is how much longer the service manager shall wait from each time
+// Extension is how much longer the service manager shall wait from each time
 // that it is told of progress.
-const extension = "EXTEND_TIMEOUT_USEC=60000000"
+const Extension = "EXTEND_TIMEOUT_USEC=60000000"

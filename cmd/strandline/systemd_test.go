@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A service manager learns how the start gets on, when clients are answered,
+// and that the server stops.
+func TestAServerTellsTheServiceManager(t *testing.T) {
+	dir := t.TempDir()
+	data, archive := filepath.Join(dir, "data"), "dir:"+filepath.Join(dir, "archive")
+	if _, err := execute(t, "init", "--data", data, "--archive", archive); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	ctx, stop := context.WithCancel(t.Context())
+	root := newRoot()
+	root.SetArgs([]string{"serve", "--data", data, "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"})
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}()
+	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"STATUS=bring the views up to date", "READY=1", "STOPPING=1"} {
+		for message := make([]byte, 1000); ; { // each state may be told several times
+			n, err := socket.Read(message)
+			if err != nil {
+				t.Fatalf("waiting for %s: %v", want, err)
+			}
+			if strings.HasPrefix(string(message[:n]), want) {
+				break
+			}
+		}
+		if want == "READY=1" {
+			stop()
+		}
+	}
+}

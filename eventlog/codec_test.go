@@ -41,6 +41,7 @@ func emitted() []eventlog.Event {
 		}},
 		{Seq: s(3, 1), Time: now - 11, Type: eventlog.EpochStarted, Actor: "server", Writer: eventlog.ID{4}, Host: "other", Cause: "take-over", Previous: s(1, 11), Lossy: true, Barred: []eventlog.Seq{s(1, 5), s(1, 77)}},
 		{Seq: s(3, 2), Time: now + 12, Type: eventlog.HoldReleased, Machine: s(1, 5), Actor: "operator", Cause: "30 minutes have passed"},
+		{Seq: s(3, 3), Time: now + 13, Type: eventlog.WaiverGranted, Actor: "operator", Name: "delete-names-store", Cause: "recover --waive", From: s(1, 9), To: s(1, 11)},
 	}
 }
 

@@ -71,10 +71,10 @@ func (t Type) String() string {
 func (t Type) Emitted() bool {
 	switch t {
 	case LogCreated, EpochStarted, AccountOpened, MachineRegistered, MachineReowned,
-		BlockStored, BlockDeleted, StateRecorded, HoldReleased:
+		BlockStored, BlockDeleted, StateRecorded, HoldReleased, WaiverGranted:
 		return true
 	case AccountCredited, MachineRetired, KeyIssued, KeyRevoked, PolicySet, TransactionStarted,
-		TransactionCommitted, TransactionAborted, HoldEntered, WaiverGranted, UsageMetered,
+		TransactionCommitted, TransactionAborted, HoldEntered, UsageMetered,
 		HistoryCleaned, DrillCompleted:
 		return false
 	}
@@ -162,7 +162,7 @@ type Event struct {
 	Transaction Seq    // the seq of its transaction_started; none yet
 	Actor       string // who did it: "user:alice", "anonymous", "server", "operator"
 
-	Name string // account_opened, machine_registered, machine_reowned: the name of the account or machine
+	Name string // account_opened, machine_registered, machine_reowned: the name of the account or machine; waiver_granted: of the rule
 
 	Kind     Kind   // block_stored, block_deleted
 	Block    []byte // block_stored, block_deleted: the block's name, 32 bytes, empty for KindConfig; at most MaxBlockName
@@ -173,13 +173,13 @@ type Event struct {
 
 	Writer   ID          // epoch_started: the random id of the claim's writer
 	Host     string      // epoch_started
-	Cause    string      // epoch_started: "init", "start", "take-over"; hold_released: why
+	Cause    string      // epoch_started: "init", "start", "take-over"; hold_released, waiver_granted: why
 	Previous Seq         // epoch_started: the cut, the last seq of older epochs that counts, 0 for none; machine_reowned: the event that made From the owner
 	Lossy    bool        // epoch_started: something acknowledged may have been lost
 	Barred   []Seq       // epoch_started: machines whose session was cut off by the loss
 	LogID    ID          // log_created
 	Format   uint32      // log_created: format version of the archive
-	From, To Seq         // machine_reowned: accounts
+	From, To Seq         // machine_reowned: accounts; waiver_granted: the first and the last event that may break the rule
 	Views    []ViewState // state_recorded
 
 	Unknown []byte // fields of later versions, kept as they came

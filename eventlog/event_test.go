@@ -72,7 +72,7 @@ func enum(t *testing.T, name string) map[string]int {
 
 func TestReservedTypesAreNotEmitted(t *testing.T) {
 	for typ, want := range map[eventlog.Type]bool{
-		eventlog.LogCreated: true, eventlog.BlockDeleted: true, eventlog.HoldReleased: true,
+		eventlog.LogCreated: true, eventlog.BlockDeleted: true, eventlog.HoldReleased: true, eventlog.WaiverGranted: true,
 		eventlog.AccountCredited: false, eventlog.HistoryCleaned: false, 0: false, 23: false,
 	} {
 		if typ.Emitted() != want {

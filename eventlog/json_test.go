@@ -42,8 +42,10 @@ func jsonEvents() []Event {
 	recorded.Views = []ViewState{{Name: "machine", Version: 1, Digest: [32]byte{31: 9}, AsOf: MakeSeq(7, 1)}, {Name: "block", Version: 2}}
 	released := at(10, HoldReleased)
 	released.Machine, released.Cause = machine, "operator"
+	waived := at(11, WaiverGranted)
+	waived.Name, waived.From, waived.To, waived.Cause = "known-machine", MakeSeq(6, 5), MakeSeq(6, 7), "recover --waive"
 	unknown := Event{Seq: MakeSeq(3_000_000, 1), Type: 99, Kind: 7, Unknown: []byte{0xf8, 7, 1}}
-	return []Event{created, started, opened, registered, reowned, stored, restored, deleted, recorded, released, unknown}
+	return []Event{created, started, opened, registered, reowned, stored, restored, deleted, recorded, released, waived, unknown}
 }
 
 func TestEventsInJSONGolden(t *testing.T) {

@@ -240,7 +240,7 @@ func TestALaterVersionOfAnObjectIsNotDamage(t *testing.T) {
 
 func TestGoldenObject(t *testing.T) {
 	b := newBuilder()
-	for _, event := range emitted() {
+	for _, event := range emitted()[:13] { // those that there were when the file was made
 		if event.Length == 70_000 && event.Reuses == 0 {
 			event.Length = 700 // keeps the file small
 		}

@@ -40,11 +40,11 @@ func (blockProjector) Project(entry *eventlog.Entry, c *Changes) error {
 	case eventlog.BlockDeleted:
 		return blockDeleted(e, c)
 	case eventlog.LogCreated, eventlog.EpochStarted, eventlog.AccountOpened, eventlog.MachineRegistered,
-		eventlog.MachineReowned, eventlog.StateRecorded, eventlog.HoldReleased:
+		eventlog.MachineReowned, eventlog.StateRecorded, eventlog.HoldReleased, eventlog.WaiverGranted:
 		return nil // no block changes; not even when its machine changes hands
 	case eventlog.AccountCredited, eventlog.MachineRetired, eventlog.KeyIssued, eventlog.KeyRevoked,
 		eventlog.PolicySet, eventlog.TransactionStarted, eventlog.TransactionCommitted,
-		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.WaiverGranted, eventlog.UsageMetered,
+		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.UsageMetered,
 		eventlog.HistoryCleaned, eventlog.DrillCompleted:
 		return fmt.Errorf("%w: %s", errUnknownType, e.Type)
 	}

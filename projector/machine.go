@@ -51,7 +51,7 @@ var errUnknownType = errors.New("the view has no rule for events of this type")
 func (machineProjector) Project(entry *eventlog.Entry, c *Changes) error {
 	e := &entry.Event
 	switch e.Type {
-	case eventlog.LogCreated, eventlog.StateRecorded:
+	case eventlog.LogCreated, eventlog.StateRecorded, eventlog.WaiverGranted:
 		return nil
 	case eventlog.EpochStarted:
 		epochStarted(e, c)
@@ -70,7 +70,7 @@ func (machineProjector) Project(entry *eventlog.Entry, c *Changes) error {
 		return holdReleased(e, c)
 	case eventlog.AccountCredited, eventlog.MachineRetired, eventlog.KeyIssued, eventlog.KeyRevoked,
 		eventlog.PolicySet, eventlog.TransactionStarted, eventlog.TransactionCommitted,
-		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.WaiverGranted, eventlog.UsageMetered,
+		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.UsageMetered,
 		eventlog.HistoryCleaned, eventlog.DrillCompleted:
 		return fmt.Errorf("%w: %s", errUnknownType, e.Type)
 	}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/archiver/dir"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/projector/kv"
+)
+
+// brokenArchive makes an archive whose second object opens an account twice,
+// with event 1.4, and a third time with 1.6.
+func brokenArchive(t *testing.T) (spec string) {
+	t.Helper()
+	spec = "dir:" + filepath.Join(t.TempDir(), "archive")
+	if _, err := execute(t, "init", "--data", filepath.Join(t.TempDir(), "data"), "--archive", spec); err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := dir.Open(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := archiver.Open(t.Context(), bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := archive.Objects(t.Context(), 1)
+	if err != nil || len(objects) != 1 {
+		t.Fatalf("%v, %v", objects, err)
+	}
+	trailer, _, err := archive.Metadata(t.Context(), objects[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries []eventlog.Entry
+	for i, name := range []string{"alice", "alice", "bob", "bob", "carol"} {
+		e := eventlog.Event{Seq: trailer.Last + 1 + eventlog.Seq(i), Time: time.Now().UnixNano(), Type: eventlog.AccountOpened, Name: name, Actor: "anonymous"}
+		e.Account = e.Seq
+		entries = append(entries, eventlog.Entry{Event: e, Raw: eventlog.AppendEvent(nil, &e)})
+	}
+	next := *trailer
+	next.FirstOrdinal, next.LastOrdinal, next.First, next.Last = 2, 2, trailer.Last+1, trailer.Last+5
+	next.PayloadSum = eventlog.Checksum([]byte(eventlog.ObjectMagic))
+	object := eventlog.AppendMetadata([]byte(eventlog.ObjectMagic), &next, entries, nil, 0)
+	err = bucket.PutIfAbsent(t.Context(), archiver.Shipped(2).Key(), archiver.Body{Bytes: object, Size: int64(len(object)), Checksum: eventlog.Checksum(object)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// What breaks a rule is listed in one pass, stops a recovery, and is gone on
+// past by its waiver alone; the server that follows says so in the log.
+func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
+	spec := brokenArchive(t)
+	out, err := execute(t, "recover", "--check-all", "--archive", spec, "--json")
+	var checked checkResult
+	if json.Unmarshal([]byte(out), &checked) != nil || exitCode(err) != exitDamage || len(checked.Violations) != 2 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	first, second := checked.Violations[0], checked.Violations[1]
+	if first.Seq.String() != "1.4" || second.Seq.String() != "1.6" || first.Waive != string(first.Rule)+"@1.4" {
+		t.Errorf("%+v", checked.Violations)
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	recover := func(more ...string) error {
+		_, err := execute(t, append([]string{"recover", "--data", data, "--archive", spec}, more...)...)
+		return err
+	}
+	if err := recover(); exitCode(err) != exitDamage || !strings.Contains(err.Error(), "1.4") {
+		t.Errorf("without a waiver: %v", err)
+	}
+	if err := recover("--waive", first.Waive); exitCode(err) != exitDamage || !strings.Contains(err.Error(), "1.6") {
+		t.Errorf("with the first alone: %v", err)
+	}
+	if err := recover("--waive", second.Waive); err == nil || !strings.Contains(err.Error(), "waive the same again") {
+		t.Errorf("with the second alone: %v", err)
+	}
+	if err := recover("--waive", first.Waive, "--waive", second.Waive, "--waive", "well-formed@1.1-1.9"); err != nil {
+		t.Fatal(err)
+	}
+	state, err := archiver.ReadState(data)
+	if err != nil || len(state.Waivers) != 2 || state.Phase != archiver.PhaseReady {
+		t.Fatalf("%+v, %v", state, err)
+	}
+	report, err := os.ReadFile(filepath.Join(data, reportName))
+	if err != nil || !strings.Contains(string(report), `"waived"`) || !strings.Contains(string(report), `"waivers_not_needed"`) {
+		t.Errorf("%v\n%s", err, report)
+	}
+	serveUntil(t, data, func() bool {
+		state, err := archiver.ReadState(data)
+		return err == nil && len(state.Waivers) == 0
+	})
+	granted := 0
+	for _, e := range archived(t, spec) {
+		if e.Type == eventlog.WaiverGranted {
+			granted++
+			if e.Name != string(first.Rule) || e.From != e.To || e.From != first.Seq && e.From != second.Seq {
+				t.Errorf("%+v", e)
+			}
+		}
+	}
+	if granted != 2 {
+		t.Errorf("%d waivers in the log, want 2", granted)
+	}
+}
+
+// serveUntil serves data until done says that it is enough.
+func serveUntil(t *testing.T, data string, done func() bool) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	root := newRoot()
+	root.SetArgs([]string{"serve", "--data", data, "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--take-over"})
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	deadline := time.After(time.Minute)
+	for tick := time.NewTicker(20 * time.Millisecond); !done(); {
+		select {
+		case <-tick.C:
+		case err := <-ended:
+			t.Fatalf("serve ended: %v", err)
+		case <-deadline:
+			t.Fatal("it does not come about")
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+func archived(t *testing.T, spec string) (events []eventlog.Event) {
+	t.Helper()
+	bucket, err := dir.Open(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := archiver.Open(t.Context(), bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for batch, err := range archive.Follow(t.Context(), eventlog.FirstSeq) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range batch.Entries {
+			events = append(events, entry.Event)
+		}
+	}
+	return events
+}
+
+// A recovery that ended but for the last step is no state yet: it is not
+// served, and the same command ends it.
+func TestARecoveryThatWasNotFinishedIsNotServed(t *testing.T) {
+	spec, data := brokenArchive(t), filepath.Join(t.TempDir(), "data")
+	bucket, err := dir.Open(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := archiver.Open(t.Context(), bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until, err := eventlog.ParseSeq("1.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := recoveryDir(&Config{Data: data, Archive: spec}, archive.LogID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := recovery.Options{Archive: archive, Engine: kv.OnDisk(slog.New(slog.DiscardHandler)), Dir: state.Path("views"), Scratch: state.Path(recoveryScratch), Until: until, Log: slog.New(slog.DiscardHandler)}
+	if _, err := recovery.Run(t.Context(), opts); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := execute(t, "recover", "--data", data, "--archive", spec, "--until", "1.3"); exitCode(err) != exitInUse {
+		t.Errorf("while it is in use: %v", err)
+	}
+	if err := state.Close(); err != nil { // the process dies here
+		t.Fatal(err)
+	}
+	if _, err := execute(t, "serve", "--data", data, "--no-auth", "--hold"); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "finish") {
+		t.Errorf("served: %v", err)
+	}
+	if _, err := execute(t, "recover", "--data", data, "--archive", spec); err == nil || !strings.Contains(err.Error(), "ask for the same") {
+		t.Errorf("up to another event: %v", err)
+	}
+	if _, err := execute(t, "recover", "--data", data, "--archive", brokenArchive(t), "--until", "1.3"); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "name a new directory") {
+		t.Errorf("from another log: %v", err)
+	}
+	if _, err := execute(t, "recover", "--data", data, "--archive", spec, "--until", "1.3"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(data, recoveryScratch)); !os.IsNotExist(err) {
+		t.Errorf("the scratch folder is left: %v", err)
+	}
+	// What stands in the report is for people: it changes nothing.
+	if err := os.WriteFile(filepath.Join(data, reportName), []byte(`{"version":99,"result":{"last_seq":1}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if read, err := archiver.ReadState(data); err != nil || read.AsOf != until || read.Phase != archiver.PhaseReady {
+		t.Errorf("%+v, %v", read, err)
+	}
+}

@@ -122,6 +122,9 @@ func (m *LossyMark) add(first, last eventlog.Seq) {
 // ErrInUse says that another process has the state directory.
 var ErrInUse = errors.New("in use")
 
+// ErrNotEmpty says that a directory holds something else already.
+var ErrNotEmpty = errors.New("the directory is not empty")
+
 // ErrNoState says that a directory is no state directory.
 var ErrNoState = errors.New("no state directory")
 
@@ -144,7 +147,7 @@ func CreateStateDir(path string, first State) (*StateDir, error) {
 	names, err := os.ReadDir(path)
 	for _, name := range names {
 		if name.Name() != lockName && !strings.HasPrefix(name.Name(), durable.TempPrefix) {
-			err = fmt.Errorf("%s is not empty: it holds %s; name a new directory", path, name.Name())
+			err = fmt.Errorf("%s: %w: it holds %s; name a new directory", path, ErrNotEmpty, name.Name())
 			break
 		}
 	}

@@ -4,6 +4,8 @@ package recovery
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -20,6 +22,7 @@ type inputs struct {
 	Bytes       int64        `json:"bytes"`
 	LastOrdinal uint64       `json:"last_ordinal"`
 	ArchiveEnd  eventlog.Seq `json:"archive_end"` // last seq that the archive covers
+	EndSum      string       `json:"end_sha256"`  // of the last object's trailer
 	Clean       bool         `json:"clean_end"`
 	Upto        eventlog.Seq `json:"up_to"`           // last event that the state includes
 	Until       eventlog.Seq `json:"until,omitempty"` // what was asked for; absent: the end
@@ -52,7 +55,7 @@ func look(ctx context.Context, archive *archiver.Archive, until eventlog.Seq) (*
 		return nil, err
 	}
 	in := &inputs{Version: inputsVersion, LogID: archive.LogID(), Objects: len(objects), LastOrdinal: trailer.LastOrdinal,
-		ArchiveEnd: trailer.Last, Clean: trailer.CleanEnd(), Upto: trailer.Last, Until: until}
+		ArchiveEnd: trailer.Last, EndSum: trailerSum(trailer), Clean: trailer.CleanEnd(), Upto: trailer.Last, Until: until}
 	for _, object := range objects {
 		in.Bytes += object.Size
 	}
@@ -61,6 +64,13 @@ func look(ctx context.Context, archive *archiver.Archive, until eventlog.Seq) (*
 		return in, exists(ctx, archive, until, trailer.Last)
 	}
 	return in, nil
+}
+
+// trailerSum tells an object from another of the same name: a trailer states
+// the checksums of footer and payloads.
+func trailerSum(t *eventlog.Trailer) string {
+	sum := sha256.Sum256(eventlog.AppendTrailer(nil, t))
+	return hex.EncodeToString(sum[:])
 }
 
 // exists checks that the archive has the event seq.
@@ -97,7 +107,7 @@ func (in *inputs) check(path string) error {
 	switch {
 	case in.Version != inputsVersion:
 		return fmt.Errorf("%s: another version of this program began the recovery (%d, this one writes %d): remove the directory and recover again", path, in.Version, inputsVersion)
-	case in.LogID == eventlog.ID{}, in.Objects == 0, in.LastOrdinal == 0, !in.ArchiveEnd.Valid(), !in.Upto.Valid(), in.Upto > in.ArchiveEnd:
+	case in.LogID == eventlog.ID{}, in.Objects == 0, in.LastOrdinal == 0, in.EndSum == "", !in.ArchiveEnd.Valid(), !in.Upto.Valid(), in.Upto > in.ArchiveEnd:
 		return fmt.Errorf("%s: %w (something in it is not known)", path, errNote)
 	}
 	return nil

@@ -6,8 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -126,5 +131,71 @@ func TestARecoveryKilledAtAnyStepIsResumed(t *testing.T) {
 				t.Errorf("no process was killed at %q", name)
 			}
 		}
+	}
+}
+
+// A store that fails one call in twenty, before or after it had its effect,
+// breaks off transfers, or stops for a while, makes a recovery slower, and no
+// other.
+func TestARecoveryGetsThroughAStoreThatFailsNowAndThen(t *testing.T) {
+	for name, hooks := range map[string]func(dice func() bool) buckettest.Hooks{
+		"asks for fewer requests": func(dice func() bool) buckettest.Hooks {
+			return buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error {
+				if dice() {
+					return archiver.ErrThrottled
+				}
+				return nil
+			}}
+		},
+		"loses answers": func(dice func() bool) buckettest.Hooks {
+			return buckettest.Hooks{After: func(context.Context, buckettest.Op, string) error {
+				if dice() {
+					return buckettest.ErrInjected
+				}
+				return nil
+			}}
+		},
+		"breaks off transfers": func(dice func() bool) buckettest.Hooks {
+			return buckettest.Hooks{Cut: func(string) int64 {
+				if dice() {
+					return 5
+				}
+				return -1
+			}}
+		},
+		"stops for a while": func(func() bool) buckettest.Hooks {
+			var mu sync.Mutex
+			var calls int
+			var until time.Time
+			return buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if calls++; calls == 10 {
+					until = time.Now().Add(500 * time.Millisecond)
+				}
+				if time.Now().Before(until) {
+					return buckettest.ErrInjected
+				}
+				return nil
+			}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 3000, 200)
+			var mu sync.Mutex
+			rng := rand.New(rand.NewPCG(1, 2))
+			faulty := buckettest.NewFaulty(w.bucket)
+			faulty.Set(hooks(func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return rng.IntN(20) == 0
+			}))
+			opts := w.options("new")
+			opts.Archive = archiver.At(archiver.Adaptive(faulty, archiver.AdaptiveOptions{}), logID)
+			result, err := Run(t.Context(), opts)
+			must(t, err)
+			w.check("new", result)
+		})
 	}
 }

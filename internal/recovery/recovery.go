@@ -163,8 +163,8 @@ func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
 	if err != nil {
 		return err
 	}
-	if trailer.Last != found.ArchiveEnd {
-		return fmt.Errorf("going on with a recovery: ordinal %d ended at event %s when it began, and ends at %s now; this is not the archive that it was begun from",
+	if trailer.Last != found.ArchiveEnd || trailerSum(trailer) != found.EndSum {
+		return fmt.Errorf("going on with a recovery: ordinal %d ended at event %s when it began, and is another object now, which ends at %s: this is not the archive that it was begun from; name a new directory",
 			found.LastOrdinal, found.ArchiveEnd, trailer.Last)
 	}
 	return nil

@@ -435,6 +435,17 @@ func TestWhatWasBegunOtherwiseIsNotGoneOnWith(t *testing.T) {
 	}
 	must(t, os.Remove(filepath.Join(opts.Scratch, inputsName)))
 	refused(opts, "name a new directory")
+	opts = begin() // the last object is another one of the same name
+	w.bucket = w.bucket.Clone()
+	entries := w.history.Log.Entries()
+	trailer, footer, err := opts.Archive.Metadata(t.Context(), lastObject(t, opts.Archive))
+	must(t, err)
+	entries = entries[len(entries)-len(footer.Entries):]
+	entries[0].Raw = append(entries[0].Raw, 0xf8, 7, 1) // a field of a later version
+	w.bucket.Remove(archiver.Shipped(trailer.LastOrdinal).Key())
+	w.put(trailer.LastOrdinal, entries)
+	opts.Archive = archiver.At(w.bucket, logID)
+	refused(opts, "this is not the archive that it was begun from")
 	opts = begin() // and the archive's end is gone meanwhile
 	w.bucket = w.bucket.Clone()
 	w.bucket.Remove(archiver.Shipped(uint64(w.objects)).Key())
@@ -444,12 +455,19 @@ func TestWhatWasBegunOtherwiseIsNotGoneOnWith(t *testing.T) {
 	}
 }
 
+func lastObject(t *testing.T, archive *archiver.Archive) archiver.ObjectInfo {
+	t.Helper()
+	objects, err := archive.Objects(t.Context(), 1)
+	must(t, err)
+	return objects[len(objects)-1]
+}
+
 // No field of the inputs is ever taken for known when it is zero.
 func TestUnknownInputsAreRefused(t *testing.T) {
-	whole := inputs{Version: inputsVersion, LogID: logID, Objects: 1, LastOrdinal: 1, ArchiveEnd: eventlog.MakeSeq(1, 9), Upto: eventlog.MakeSeq(1, 9)}
+	whole := inputs{Version: inputsVersion, LogID: logID, Objects: 1, LastOrdinal: 1, EndSum: "00", ArchiveEnd: eventlog.MakeSeq(1, 9), Upto: eventlog.MakeSeq(1, 9)}
 	for name, change := range map[string]func(*inputs){
 		"whole": func(*inputs) {}, "no log": func(in *inputs) { in.LogID = eventlog.ID{} }, "no objects": func(in *inputs) { in.Objects = 0 },
-		"no last ordinal": func(in *inputs) { in.LastOrdinal = 0 }, "no end": func(in *inputs) { in.ArchiveEnd = 0 },
+		"no last ordinal": func(in *inputs) { in.LastOrdinal = 0 }, "no end": func(in *inputs) { in.ArchiveEnd = 0 }, "no sum": func(in *inputs) { in.EndSum = "" },
 		"no last event": func(in *inputs) { in.Upto = 0 }, "an event beyond the end": func(in *inputs) { in.Upto++ },
 		"another version": func(in *inputs) { in.Version++ },
 	} {

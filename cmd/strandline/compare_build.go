@@ -90,7 +90,7 @@ func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq even
 	}
 	defer func() { err = errors.Join(err, views.Close()) }()
 	c.progress.Start(fmt.Sprintf("bring %s up to %s (batches)", s.label, seq), 0)
-	if err := projector.CatchUp(ctx, recovery.Counted(cut{log, seq}, c.progress, nil), views.all()...); err != nil {
+	if err := projector.CatchUp(ctx, recovery.Counted(recovery.UpTo(log, seq), c.progress, nil), views.all()...); err != nil {
 		return "", fmt.Errorf("bringing the views of %s, %s, up to %s: %w", s.label, s.Name, seq, err)
 	}
 	for _, view := range views.views() {
@@ -99,31 +99,6 @@ func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq even
 		}
 	}
 	return root, nil
-}
-
-// cut is a history that ends at last, also when it goes on growing.
-type cut struct {
-	history eventlog.History
-	last    eventlog.Seq
-}
-
-func (c cut) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
-	return func(yield func(eventlog.Batch, error) bool) {
-		if from > c.last {
-			return
-		}
-		for batch, err := range c.history.Follow(ctx, from) {
-			end := len(batch.Entries)
-			for end > 0 && batch.Entries[end-1].Event.Seq > c.last {
-				end--
-			}
-			whole := end == len(batch.Entries) && batch.Last() < c.last
-			batch.Entries = batch.Entries[:end]
-			if (err != nil || end > 0) && !yield(batch, err) || err != nil || !whole {
-				return
-			}
-		}
-	}
 }
 
 // lazyArchive is an archive that is opened when it is asked for the first time.

@@ -22,6 +22,7 @@ import (
 	"github.com/strandline-project/strandline/archiver/s3"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -124,7 +125,7 @@ func (s *side) openArchive(ctx context.Context, spec string, asOf moment) error 
 		return err
 	}
 	s.End, err = asOf.in(ctx, archive, trailer.Last)
-	s.log = cut{archive, s.End}
+	s.log = recovery.UpTo(archive, s.End)
 	return err
 }
 
@@ -249,7 +250,7 @@ func (s *side) openWAL(locked *archiver.StateDir, positions []eventlog.Seq) erro
 	if err != nil {
 		return err
 	}
-	s.log = cut{standing{log}, s.End}
+	s.log = recovery.UpTo(standing{log}, s.End)
 	return nil
 }
 
@@ -274,7 +275,7 @@ func (c *comparison) openLive(ctx context.Context, s *side, address string) erro
 		positions = append(positions, position)
 	}
 	s.End = slices.Max(positions)
-	s.log = cut{liveLog{client}, s.End}
+	s.log = recovery.UpTo(liveLog{client}, s.End)
 	if slices.Min(positions) == s.End {
 		return nil
 	}

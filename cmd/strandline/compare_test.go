@@ -21,6 +21,7 @@ import (
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -93,7 +94,7 @@ func TestACutEndsBehindItsLastEvent(t *testing.T) {
 	}
 	for last := uint32(1); last <= 10; last++ {
 		var got []eventlog.Seq
-		for batch, err := range (cut{log, eventlog.MakeSeq(1, last)}).Follow(t.Context(), eventlog.FirstSeq) {
+		for batch, err := range recovery.UpTo(log, eventlog.MakeSeq(1, last)).Follow(t.Context(), eventlog.FirstSeq) {
 			if err != nil {
 				t.Fatalf("up to %d: %v", last, err)
 			}
@@ -108,11 +109,11 @@ func TestACutEndsBehindItsLastEvent(t *testing.T) {
 			t.Errorf("up to %d: %v", last, got)
 		}
 	}
-	for range (cut{log, eventlog.FirstSeq}).Follow(t.Context(), eventlog.FirstSeq+1) {
+	for range recovery.UpTo(log, eventlog.FirstSeq).Follow(t.Context(), eventlog.FirstSeq+1) {
 		t.Error("something behind the cut")
 	}
 	errs := 0
-	for _, err := range (cut{log, eventlog.MakeSeq(2, 1)}).Follow(t.Context(), eventlog.FirstSeq) {
+	for _, err := range recovery.UpTo(log, eventlog.MakeSeq(2, 1)).Follow(t.Context(), eventlog.FirstSeq) {
 		if err != nil {
 			errs++
 		}
@@ -157,7 +158,7 @@ func emptyCopy(t *testing.T, p projector.Projector) []byte {
 	first := eventlog.Event{Seq: eventlog.FirstSeq, Type: eventlog.EpochStarted, Writer: eventlog.ID{1}}
 	entry := eventlog.Entry{Event: first, Raw: eventlog.AppendEvent(nil, &first)}
 	var out bytes.Buffer
-	err = errors.Join(projector.NewRunner(view, quiet).CatchUp(t.Context(), cut{batches{entry}, first.Seq}), view.Export(t.Context(), &out), view.Close())
+	err = errors.Join(projector.NewRunner(view, quiet).CatchUp(t.Context(), recovery.UpTo(batches{entry}, first.Seq)), view.Export(t.Context(), &out), view.Close())
 	if err != nil {
 		t.Fatal(err)
 	}

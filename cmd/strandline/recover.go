@@ -88,6 +88,11 @@ type recoverResult struct {
 	PeakMemory int64          `json:"peak_memory_bytes,omitempty"`
 	Views      []viewRecovery `json:"views"`
 
+	// Checkpoint is what it began from; nil: the first event. Fallbacks are
+	// checkpoints that could not be used.
+	Checkpoint *recovery.Checkpoint `json:"checkpoint,omitempty"`
+	Fallbacks  []recovery.Fallback  `json:"fallbacks,omitempty"`
+
 	Waived []archiver.Waiver  `json:"waived,omitempty"`
 	Unused []archiver.Waiver  `json:"waivers_not_needed,omitempty"`
 	Reads  archiver.ReadStats `json:"reads"`
@@ -239,7 +244,7 @@ func describeRecovery(cfg *Config, archive *archiver.Archive, built *recovery.Re
 	result := &recoverResult{
 		LogID: archive.LogID(), Data: cfg.Data, Archive: cfg.Archive, Objects: built.Objects, Bytes: built.Bytes,
 		Last: built.Last, LastAt: built.Last.String(), Events: built.Events, Clean: built.Clean, Seconds: took.Seconds(),
-		AsOf: built.Last != built.ArchiveEnd,
+		AsOf: built.Last != built.ArchiveEnd, Checkpoint: built.Checkpoint, Fallbacks: built.Fallbacks,
 	}
 	for _, view := range built.Views {
 		result.Views = append(result.Views, viewRecovery{Name: view.View, Position: view.Position, Digest: view.Digest, Compared: view.Compared, Skipped: view.Skipped})
@@ -254,6 +259,12 @@ func describeRecovery(cfg *Config, archive *archiver.Archive, built *recovery.Re
 func printRecovery(w io.Writer, r *recoverResult) error {
 	fmt.Fprintf(w, "recovered %s from %s in %.2f s: %d events, %.0f a second\n", r.Data, r.Archive, r.Seconds, r.Events, float64(r.Events)/r.Seconds)
 	fmt.Fprintf(w, "log %s up to seq %s of %s, %d objects\n", r.LogID, r.Last, r.LastTime.UTC().Format(time.RFC3339), r.Objects)
+	for _, f := range r.Fallbacks {
+		fmt.Fprintf(w, "PASSED OVER: checkpoint %s: %s\n", f.Checkpoint, f.Reason)
+	}
+	if r.Checkpoint != nil {
+		fmt.Fprintf(w, "from checkpoint %s as of event %s\n", r.Checkpoint.Name, r.Checkpoint.Seq)
+	}
 	for _, v := range r.Views {
 		fmt.Fprintf(w, "%s view: digest %s, %d recorded digests compared and equal, %d skipped\n", v.Name, v.Digest, v.Compared, v.Skipped)
 	}

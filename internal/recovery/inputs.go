@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -73,21 +74,23 @@ func trailerSum(t *eventlog.Trailer) string {
 	return hex.EncodeToString(sum[:])
 }
 
+var errNoEvent = errors.New("there is no event")
+
 // exists checks that the archive has the event seq.
 func exists(ctx context.Context, archive *archiver.Archive, seq, end eventlog.Seq) error {
 	if seq > end {
-		return fmt.Errorf("there is no event %s: the archive ends at %s", seq, end)
+		return fmt.Errorf("%w %s: the archive ends at %s", errNoEvent, seq, end)
 	}
 	for batch, err := range archive.Follow(ctx, seq) {
 		if err != nil {
 			return err
 		}
 		if next := batch.Entries[0].Event.Seq; next != seq {
-			return fmt.Errorf("there is no event %s: the next one is %s", seq, next)
+			return fmt.Errorf("%w %s: the next one is %s", errNoEvent, seq, next)
 		}
 		return nil
 	}
-	return fmt.Errorf("there is no event %s", seq)
+	return fmt.Errorf("%w %s", errNoEvent, seq)
 }
 
 // store writes the inputs to path, atomically.

@@ -90,7 +90,7 @@ func (s *mortalStore) Flush() error { return s.process.step("flush", s.Store.Flu
 // at again may be the last one of a process, done or not done: the next
 // process ends what it began, or the one after that.
 func TestARecoveryKilledAtAnyStepIsResumed(t *testing.T) {
-	for seed := range seeds(16) {
+	for seed := range seeds(8) {
 		w := newWorld(t, 2000+seed, 100)
 		names := map[string]bool{}
 		for step := 0; ; step++ {

@@ -5,11 +5,12 @@
 // and a look into the past have in common. It claims nothing, writes nothing
 // to the archive, and serves nothing.
 //
-// It goes through phases: list, project, verify. Each leaves something whole
+// It goes through phases: list, then restore a checkpoint and project the tail,
+// or project from the first event, then verify. Each leaves something whole
 // that names what it was made from, so that a recovery which was interrupted
 // goes on where it was, by the same code: the list leaves inputs.json, the
-// projection its sorted runs and views. A phase whose input is missing or is
-// not what it was refuses.
+// choice of a checkpoint beginning.json, the projection its sorted runs and
+// views. A phase whose input is missing or is not what it was refuses.
 package recovery
 
 import (
@@ -34,7 +35,11 @@ type Options struct {
 	Dir     string // where the views go, each to Dir/<its name>
 	// Scratch is a directory for what lies between the phases. The caller
 	// removes it, once it needs no resuming any more.
-	Scratch    string
+	Scratch string
+	// Checkpoints are tried, the newest first, before the views are built from
+	// the first event; nil: from the first event.
+	Checkpoints Checkpoints
+
 	Until      eventlog.Seq          // the last event to include; 0: the archive's end when the recovery began
 	Projectors []projector.Projector // nil: of both views
 	Memory     int64                 // see projector.Load
@@ -62,6 +67,8 @@ type Result struct {
 	Events      uint64             // projected by this run
 	Resumed     bool               // an interrupted run had begun it
 	Waived      []archiver.Waiver  // of Options.Waivers, those that were needed
+	Checkpoint  *Checkpoint        // which it began from; nil: from the first event
+	Fallbacks   []Fallback         // checkpoints that could not be used
 	Views       []projector.Loaded // in the order of Projectors
 }
 
@@ -76,7 +83,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		opts.Log = slog.Default()
 	}
 	r := &recovery{Options: opts, result: &Result{}}
-	for _, phase := range []func(context.Context) error{r.list, r.makeRoom, r.project, r.verify} {
+	for _, phase := range []func(context.Context) error{r.list, r.makeRoom, r.build} {
 		if err := phase(ctx); err != nil {
 			return nil, err
 		}
@@ -87,9 +94,11 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 
 type recovery struct {
 	Options
-	inputs  *inputs
-	waivers *waivers
-	result  *Result
+	inputs    *inputs
+	waivers   *waivers
+	beginning beginning
+	events    atomic.Uint64 // projected
+	result    *Result
 }
 
 // list finds out what the archive holds, and proves that nothing is missing.
@@ -173,7 +182,6 @@ func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
 // project builds the views from the first event on.
 func (r *recovery) project(ctx context.Context) error {
 	r.Progress.Start("project objects", int64(r.inputs.Objects))
-	var events atomic.Uint64
 	var merging atomic.Bool
 	var merged atomic.Uint64
 	load := projector.Load{
@@ -189,8 +197,8 @@ func (r *recovery) project(ctx context.Context) error {
 		},
 	}
 	var err error
-	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &events))
-	r.result.Events, r.result.Waived = events.Load(), r.waivers.used
+	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &r.events))
+	r.result.Events, r.result.Waived = r.events.Load(), r.waivers.used
 	return errors.Join(err, r.waivers.err)
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,9 +175,10 @@ func (w *world) killedAfter(calls int) (bucket archiver.Bucket, ctx context.Cont
 	ctx, kill := context.WithCancel(w.t.Context())
 	w.t.Cleanup(kill)
 	faulty := buckettest.NewFaulty(w.bucket)
-	left := calls
+	var left atomic.Int64
+	left.Store(int64(calls))
 	faulty.Set(buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error {
-		if left--; left < 0 {
+		if left.Add(-1) < 0 {
 			kill()
 		}
 		return ctx.Err()

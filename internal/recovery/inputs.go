@@ -39,32 +39,31 @@ func (in *inputs) String() string { return fmt.Sprintf("log %s up to %s", in.Log
 
 // look asks the archive for the inputs of a recovery up to until, 0 for its
 // end. What claims say of the end is taken in: an archive that ends before has
-// lost something.
-func look(ctx context.Context, archive *archiver.Archive, until eventlog.Seq) (*inputs, error) {
+// lost something. The objects are those listed.
+func look(ctx context.Context, archive *archiver.Archive, until eventlog.Seq) (in *inputs, objects []archiver.ObjectInfo, err error) {
 	if _, err := archive.HighestClaim(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	objects, err := archive.Objects(ctx, 1)
-	if err != nil {
-		return nil, err
+	if objects, err = archive.Objects(ctx, 1); err != nil {
+		return nil, nil, err
 	}
 	if len(objects) == 0 {
-		return nil, fmt.Errorf("%w: there is no object at all", archiver.ErrHole)
+		return nil, nil, fmt.Errorf("%w: there is no object at all", archiver.ErrHole)
 	}
 	trailer, _, err := archive.Metadata(ctx, objects[len(objects)-1])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	in := &inputs{Version: inputsVersion, LogID: archive.LogID(), Objects: len(objects), LastOrdinal: trailer.LastOrdinal,
+	in = &inputs{Version: inputsVersion, LogID: archive.LogID(), Objects: len(objects), LastOrdinal: trailer.LastOrdinal,
 		ArchiveEnd: trailer.Last, EndSum: trailerSum(trailer), Clean: trailer.CleanEnd(), Upto: trailer.Last, Until: until}
 	for _, object := range objects {
 		in.Bytes += object.Size
 	}
 	if until != 0 {
 		in.Upto = until
-		return in, exists(ctx, archive, until, trailer.Last)
+		err = exists(ctx, archive, until, trailer.Last)
 	}
-	return in, nil
+	return in, objects, err
 }
 
 // trailerSum tells an object from another of the same name: a trailer states

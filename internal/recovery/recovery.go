@@ -95,6 +95,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 type recovery struct {
 	Options
 	inputs    *inputs
+	objects   []archiver.ObjectInfo // as listed; let go of when the room is made
 	waivers   *waivers
 	beginning beginning
 	events    atomic.Uint64 // projected
@@ -122,7 +123,7 @@ func (r *recovery) list(ctx context.Context) error {
 		}
 		r.Archive.Expect(found.LastOrdinal)
 	}
-	now, err := look(ctx, r.Archive, r.Until)
+	now, objects, err := look(ctx, r.Archive, r.Until)
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func (r *recovery) list(ctx context.Context) error {
 	} else {
 		r.result.Resumed = true
 	}
-	r.inputs = found
+	r.inputs, r.objects = found, objects
 	r.result.Objects, r.result.Bytes, r.result.LastOrdinal = found.Objects, found.Bytes, found.LastOrdinal
 	r.result.ArchiveEnd, r.result.Clean, r.result.Last = found.ArchiveEnd, found.Clean, found.Upto
 	return nil

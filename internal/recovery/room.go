@@ -20,14 +20,11 @@ const eventBytes = 200
 // makeRoom asks whether there is room for what is about to be built, before
 // anything large is written. What an interrupted recovery left is room.
 func (r *recovery) makeRoom(ctx context.Context) error {
+	defer func() { r.objects = nil }()
 	if r.Room == nil {
 		return nil
 	}
-	objects, err := r.Archive.Objects(ctx, 1)
-	if err != nil {
-		return err
-	}
-	events, err := countEvents(ctx, r.Archive, objects)
+	events, err := countEvents(ctx, r.Archive, r.objects)
 	if err != nil {
 		return err
 	}

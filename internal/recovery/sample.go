@@ -26,11 +26,7 @@ type Found struct {
 // Look lists the archive and proves that nothing is missing: otherwise the
 // error is an archiver.ErrHole.
 func Look(ctx context.Context, archive *archiver.Archive) (Found, error) {
-	in, err := look(ctx, archive, 0)
-	if err != nil {
-		return Found{}, err
-	}
-	objects, err := archive.Objects(ctx, 1)
+	in, objects, err := look(ctx, archive, 0)
 	if err != nil {
 		return Found{}, err
 	}

@@ -137,17 +137,24 @@ func (r *recovery) failed(name string) bool {
 	return false
 }
 
-// blames reports whether err may be the checkpoint's fault: a broken rule may
-// be that of a row which it lacks. That ctx has ended, the store does not
-// answer or the disk is full is not.
+// blames reports whether err may be the checkpoint's fault: it could not be
+// restored, does not fit the log, or breaks a rule, which may be that of a row
+// which it lacks. That ctx has ended, the store does not answer or the disk
+// fails is not: then the next run begins where this one ended.
 func (r *recovery) blames(ctx context.Context, err error) bool {
 	var network net.Error
-	elsewhere := errors.Is(err, errElsewhere) || errors.Is(err, archiver.ErrThrottled) || errors.Is(err, syscall.ENOSPC) || errors.As(err, &network)
-	return ctx.Err() == nil && !elsewhere
+	if ctx.Err() != nil || errors.Is(err, errElsewhere) || errors.Is(err, archiver.ErrThrottled) || errors.Is(err, syscall.ENOSPC) || errors.As(err, &network) {
+		return false
+	}
+	var violation *projector.Violation
+	return errors.Is(err, errUnfit) || errors.Is(err, projector.ErrAhead) || errors.Is(err, projector.ErrUnusable) ||
+		errors.Is(err, eventlog.ErrDamaged) || errors.As(err, &violation)
 }
 
-// errElsewhere marks what no other checkpoint would change.
-var errElsewhere = errors.New("this is not the checkpoint's fault")
+var (
+	errUnfit     = errors.New("the checkpoint cannot be begun from")
+	errElsewhere = errors.New("this is not the checkpoint's fault")
+)
 
 // fromCheckpoint builds the views from c on.
 func (r *recovery) fromCheckpoint(ctx context.Context, c Checkpoint) error {
@@ -170,7 +177,7 @@ func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
 		return err
 	}
 	if err := r.Checkpoints.Restore(ctx, c, r.Dir); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnfit, err)
 	}
 	for _, p := range r.Projectors {
 		position, err := r.positionOf(p)
@@ -178,11 +185,11 @@ func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
 			return err
 		}
 		if position == 0 || position > r.inputs.Upto {
-			return fmt.Errorf("the %s view of checkpoint %s stands at %s", p.Name(), c.Name, position)
+			return fmt.Errorf("%w: its %s view stands at %s", errUnfit, p.Name(), position)
 		}
 		err = exists(ctx, r.Archive, position, r.inputs.ArchiveEnd)
 		if errors.Is(err, errNoEvent) {
-			return fmt.Errorf("checkpoint %s is of another history: %w", c.Name, err)
+			return fmt.Errorf("%w: it is of another history: %w", errUnfit, err)
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errElsewhere, err)

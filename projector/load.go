@@ -219,7 +219,7 @@ func (l *Load) explained(ctx context.Context, source Source, err error) error {
 		err = row.lookUp(ctx, source)
 	}
 	if violation := (*Violation)(nil); errors.As(err, &violation) && len(violation.Later) == 0 {
-		violation.explain(ctx, source)
+		violation.Explain(ctx, source)
 	}
 	return err
 }

@@ -65,7 +65,7 @@ func (r *Runner) Tolerate(tolerate func(*Violation) bool) { r.view.lane.tolerate
 func (r *Runner) CatchUp(ctx context.Context, source Source) error {
 	err := r.advance(ctx, source)
 	if violation := (*Violation)(nil); errors.As(err, &violation) {
-		violation.explain(ctx, source)
+		violation.Explain(ctx, source)
 	}
 	if stops(err) {
 		r.stop(err)

@@ -87,17 +87,17 @@ func (v *Violation) Error() string {
 // Unwrap returns the cause.
 func (v *Violation) Unwrap() error { return v.Err }
 
-// How far explain reads on, and how much it tells.
+// How far Explain reads on, and how much it tells.
 const (
 	explainEvents = 1 << 20
 	explainLines  = 8
 )
 
-// explain reads on in source for later events that name v's machine or block,
+// Explain reads on in source for later events that name v's machine or block,
 // and notes them in v: a machine that is "not known" but registered further
 // on tells another story than one that never is. The log is never written
 // again as it was, so the words are for a person who decides what to do.
-func (v *Violation) explain(ctx context.Context, source Source) {
+func (v *Violation) Explain(ctx context.Context, source Source) {
 	seen := 0
 	for batch, err := range source.Follow(ctx, v.Seq.Next()) {
 		if err != nil {

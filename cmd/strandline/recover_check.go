@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,10 @@ type foundViolation struct {
 	Waive  string         `json:"waive"`
 }
 
+// explained is of how many violations it is told what later events say: to
+// know that, the log is read on from each.
+const explained = 20
+
 // checkAll projects the whole archive into a temporary directory, past every
 // violation.
 func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags, out io.Writer) (err error) {
@@ -57,6 +62,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	result := checkResult{Archive: bucket.String(), Violations: []foundViolation{}}
+	var violations []*projector.Violation
 	var mu sync.Mutex
 	bar := newBar(bucket, scratch)
 	defer bar.Close()
@@ -65,7 +71,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 		Tolerate: func(v *projector.Violation) bool {
 			mu.Lock()
 			defer mu.Unlock()
-			result.Violations = append(result.Violations, foundViolation{v.Rule, v.Seq, v.View, v.Error(), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
+			violations = append(violations, v)
 			return true
 		},
 	})
@@ -73,7 +79,15 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 		return fmt.Errorf("checking %v: %w", bucket, err)
 	}
 	result.Last, result.Events = built.Last, built.Events
-	slices.SortFunc(result.Violations, func(a, b foundViolation) int { return int(min(1, max(-1, int64(a.Seq)-int64(b.Seq)))) })
+	slices.SortFunc(violations, func(a, b *projector.Violation) int {
+		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.View, b.View))
+	})
+	for i, v := range violations {
+		if i < explained {
+			v.Explain(ctx, archive)
+		}
+		result.Violations = append(result.Violations, foundViolation{v.Rule, v.Seq, v.View, v.Error(), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
+	}
 	bar.Close()
 	if err := g.print(out, result, func(w io.Writer) error { return result.print(w) }); err != nil {
 		return err

@@ -75,6 +75,9 @@ func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 	if first.Seq.String() != "1.4" || second.Seq.String() != "1.6" || first.Waive != string(first.Rule)+"@1.4" {
 		t.Errorf("%+v", checked.Violations)
 	}
+	if !strings.Contains(first.Detail, "later events: ") {
+		t.Errorf("what later events say is not told: %s", first.Detail)
+	}
 	data := filepath.Join(t.TempDir(), "data")
 	recover := func(more ...string) error {
 		_, err := execute(t, append([]string{"recover", "--data", data, "--archive", spec}, more...)...)

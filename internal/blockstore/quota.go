@@ -32,15 +32,17 @@ type reservation struct {
 }
 
 // reserve reserves n bytes for an account. What is reserved counts until it
-// is given back, after the views count the block itself.
+// is given back, after the views count the block itself. The views are read
+// under the mutex: a block given back between their figure and ours would
+// else be in neither, and one more would fit than there is room for.
 func (s *Store) reserve(ctx context.Context, account eventlog.Seq, n uint64) (*reservation, error) {
+	q := &s.quota
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	totals, err := s.opts.Machines.AccountTotals(ctx, account)
 	if err != nil {
 		return nil, fmt.Errorf("adding up account %s: %w", account, err)
 	}
-	q := &s.quota
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	used := totals.Bytes + q.reserved[account]
 	if used >= q.max || n > q.max-used {
 		return nil, fmt.Errorf("%w: %d of %d bytes used", ErrQuota, used, q.max)

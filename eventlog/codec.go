@@ -3,6 +3,7 @@
 package eventlog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -128,8 +129,13 @@ func DecodeEvent(raw []byte, e *Event) error {
 		return fmt.Errorf("%w: %d bytes, more than %d", errWire, len(raw), MaxEvent)
 	}
 	*e = Event{Actor: e.Actor}
-	actor := false
-	for rest := raw; len(rest) > 0; {
+	return e.decode(raw)
+}
+
+// decode reads raw into e, in which nothing but the Actor may be set.
+func (e *Event) decode(raw []byte) error {
+	size, actor := e.decodeCommon(raw)
+	for rest := raw[size:]; len(rest) > 0; {
 		field, wire, n := protowire.ConsumeTag(rest)
 		if n < 0 {
 			return fmt.Errorf("%w: at byte %d: %w", errWire, len(raw)-len(rest), protowire.ParseError(n))
@@ -151,6 +157,91 @@ func DecodeEvent(raw []byte, e *Event) error {
 		e.Actor = ""
 	}
 	return nil
+}
+
+// Tags of the fields that a block's event has, each one byte.
+const (
+	tagSeq      = fieldSeq<<3 | byte(protowire.VarintType)
+	tagTime     = fieldTime<<3 | byte(protowire.Fixed64Type)
+	tagType     = fieldType<<3 | byte(protowire.VarintType)
+	tagAccount  = fieldAccount<<3 | byte(protowire.VarintType)
+	tagMachine  = fieldMachine<<3 | byte(protowire.VarintType)
+	tagActor    = fieldActor<<3 | byte(protowire.BytesType)
+	tagKind     = fieldKind<<3 | byte(protowire.VarintType)
+	tagBlock    = fieldBlock<<3 | byte(protowire.BytesType)
+	tagLength   = fieldLength<<3 | byte(protowire.VarintType)
+	tagChecksum = fieldChecksum<<3 | byte(protowire.Fixed32Type)
+	tagReuses   = fieldReuses<<3 | byte(protowire.VarintType)
+	tagUndoes   = fieldUndoes<<3 | byte(protowire.VarintType)
+)
+
+// decodeCommon reads the fields of block events from raw's beginning, as far
+// as they are nothing out of the ordinary, and returns how many bytes they
+// take. It does what decodeField does, for nearly all events, in a fraction of
+// the time; what it leaves, decodeField reads or refuses.
+func (e *Event) decodeCommon(raw []byte) (size int, actor bool) {
+	for size < len(raw) {
+		rest := raw[size+1:]
+		n := 0
+		switch tag := raw[size]; tag {
+		case tagTime:
+			if n = 8; len(rest) >= n {
+				e.Time = int64(binary.LittleEndian.Uint64(rest))
+			}
+		case tagChecksum:
+			if n = 4; len(rest) >= n {
+				e.Checksum = binary.LittleEndian.Uint32(rest)
+			}
+		case tagActor, tagBlock:
+			if len(rest) == 0 || rest[0] > MaxBlockName || int(rest[0]) >= len(rest) {
+				return size, actor
+			}
+			n = 1 + int(rest[0])
+			if value := rest[1:n:n]; tag == tagBlock {
+				e.Block = value
+			} else if actor = true; e.Actor != string(value) {
+				e.Actor = string(value)
+			}
+		default:
+			if n = e.decodeCommonVarint(tag, rest); n <= 0 {
+				return size, actor
+			}
+		}
+		if n > len(rest) {
+			return size, actor
+		}
+		size += 1 + n
+	}
+	return size, actor
+}
+
+// decodeCommonVarint returns the value's size, 0 or less when it was not read.
+func (e *Event) decodeCommonVarint(tag byte, b []byte) int {
+	v, n := binary.Uvarint(b)
+	if n <= 0 {
+		return n
+	}
+	switch tag {
+	case tagSeq:
+		e.Seq = Seq(v)
+	case tagType:
+		e.Type = Type(v)
+	case tagAccount:
+		e.Account = Seq(v)
+	case tagMachine:
+		e.Machine = Seq(v)
+	case tagKind:
+		e.Kind = Kind(v)
+	case tagLength:
+		e.Length = v
+	case tagReuses:
+		e.Reuses = Seq(v)
+	case tagUndoes:
+		e.Undoes = Seq(v)
+	default:
+		return 0
+	}
+	return n
 }
 
 // keepUnknown keeps the first n bytes of rest. Adjacent unknown fields go on

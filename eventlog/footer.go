@@ -229,7 +229,7 @@ func readEntry(t *Trailer, b []byte, e *Entry) (int, error) {
 		return 0, t.damaged("the footer ends within an entry")
 	}
 	e.Raw = b[entryHeadSize : entryHeadSize+eventSize : entryHeadSize+eventSize]
-	if err := DecodeEvent(e.Raw, &e.Event); err != nil {
+	if err := e.Event.decode(e.Raw); err != nil {
 		return 0, fmt.Errorf("%w: %w", t.damaged("an event does not decode"), err)
 	}
 	if p.Length > 0 {

@@ -12,16 +12,18 @@ import (
 // blocks is the one table of the block view: every block of every machine,
 // deleted ones as history.
 //
-//	machine(8) kind(1) name -> length(8) checksum(4) reuses(8) | ordinal(8) offset(8) length(8) sums
+//	machine(8) kind(1) name -> length(uvarint) checksum(4, little-endian) reuses(uvarint) | ordinal(uvarint) offset(uvarint) sums
 //
 // What stands after the bar is the placement, which is no part of the digest;
-// it is left out when the event brought no payload of its own.
+// it is left out when the event brought no payload of its own. The sums of a
+// payload of one chunk are left out when they are what the checksum says. A
+// row of a billion is kept this short because recovery is bound by how many
+// bytes are sorted, hashed and written.
 var blocks = &Table{ID: 1, Name: "blocks", History: true, Machine: true}
 
-const (
-	blockValueSize = 8 + 4 + 8
-	placementSize  = 8 + 8 + 8 // without the sums
-)
+// maxBlockValue is the most bytes that a block's value has, and a placement
+// without its sums.
+const maxBlockValue = 2*binary.MaxVarintLen64 + 4
 
 // Blocks returns the projector of the block view.
 func Blocks() Projector { return blockProjector{} }
@@ -58,14 +60,17 @@ func blockStored(entry *eventlog.Entry, c *Changes) error {
 	}
 	var keyBuf [9 + eventlog.MaxBlockName]byte
 	key := appendBlockKey(keyBuf[:0], e.Machine, e.Kind, e.Block)
-	var valueBuf [blockValueSize]byte
+	if own := entry.Placement.Length; own != 0 && own != e.Length {
+		return fmt.Errorf("a block of %d bytes whose payload has %d", e.Length, own)
+	}
+	var valueBuf [maxBlockValue]byte
 	value := appendExtent(valueBuf[:0], e)
 	if e.Reuses != 0 {
 		c.RequireHistory(RuleReuseStored, blocks, key, e.Reuses, value)
 	}
-	value = binary.BigEndian.AppendUint64(value, uint64(e.Reuses))
-	var asideBuf [placementSize + 4*64]byte
-	c.Insert(RuleStoreLive, blocks, key, value, appendPlacement(asideBuf[:0], &entry.Placement))
+	value = binary.AppendUvarint(value, uint64(e.Reuses))
+	var asideBuf [maxBlockValue + 4*64]byte
+	c.Insert(RuleStoreLive, blocks, key, value, appendPlacement(asideBuf[:0], &entry.Placement, e.Checksum))
 	return nil
 }
 
@@ -74,7 +79,7 @@ func blockDeleted(e *eventlog.Event, c *Changes) error {
 		return err
 	}
 	var keyBuf [9 + eventlog.MaxBlockName]byte
-	var valueBuf [blockValueSize]byte
+	var valueBuf [maxBlockValue]byte
 	c.Remove(RuleDeleteStored, blocks, appendBlockKey(keyBuf[:0], e.Machine, e.Kind, e.Block), e.Undoes, appendExtent(valueBuf[:0], e))
 	return nil
 }
@@ -87,31 +92,40 @@ func appendBlockKey(b []byte, machine eventlog.Seq, kind eventlog.Kind, name []b
 // appendExtent appends what a store and the delete that undoes it must agree
 // on.
 func appendExtent(b []byte, e *eventlog.Event) []byte {
-	b = binary.BigEndian.AppendUint64(b, e.Length)
-	return binary.BigEndian.AppendUint32(b, e.Checksum)
+	return binary.LittleEndian.AppendUint32(binary.AppendUvarint(b, e.Length), e.Checksum)
 }
 
-func appendPlacement(b []byte, p *eventlog.Placement) []byte {
+// appendPlacement appends the placement of a payload whose checksum is known.
+func appendPlacement(b []byte, p *eventlog.Placement, checksum uint32) []byte {
 	if p.Ordinal == 0 {
 		return b
 	}
-	b = binary.BigEndian.AppendUint64(b, p.Ordinal)
-	b = binary.BigEndian.AppendUint64(b, p.Offset)
-	b = binary.BigEndian.AppendUint64(b, p.Length)
+	b = binary.AppendUvarint(binary.AppendUvarint(b, p.Ordinal), p.Offset)
+	if len(p.Sums) == 4 && binary.LittleEndian.Uint32(p.Sums) == checksum {
+		return b
+	}
 	return append(b, p.Sums...)
 }
 
-func splitPlacement(aside []byte) (eventlog.Placement, error) {
+// splitPlacement reads what appendPlacement wrote for a payload of length
+// bytes. sum is its checksum, 4 bytes little-endian.
+func splitPlacement(aside []byte, length uint64, sum []byte) (eventlog.Placement, error) {
 	if len(aside) == 0 {
 		return eventlog.Placement{}, nil
 	}
-	if len(aside) < placementSize {
-		return eventlog.Placement{}, fmt.Errorf("%w: a placement of %d bytes", errRow, len(aside))
+	ordinal, n := binary.Uvarint(aside)
+	offset, m := binary.Uvarint(aside[max(n, 0):])
+	if n <= 0 || m <= 0 || ordinal == 0 {
+		return eventlog.Placement{}, fmt.Errorf("%w: no placement is %x", errRow, aside)
 	}
-	return eventlog.Placement{
-		Ordinal: binary.BigEndian.Uint64(aside), Offset: binary.BigEndian.Uint64(aside[8:]),
-		Length: binary.BigEndian.Uint64(aside[16:]), Sums: aside[placementSize:],
-	}, nil
+	p := eventlog.Placement{Ordinal: ordinal, Offset: offset, Length: length, Sums: aside[n+m:]}
+	if len(p.Sums) == 0 && eventlog.Chunks(length) == 1 {
+		p.Sums = sum
+	}
+	if uint64(len(p.Sums)) != 4*eventlog.Chunks(length) {
+		return eventlog.Placement{}, fmt.Errorf("%w: %d bytes of checksums for a payload of %d", errRow, len(p.Sums), length)
+	}
+	return p, nil
 }
 
 // BlockRow is a block as the block view has it.
@@ -128,13 +142,19 @@ type BlockRow struct {
 }
 
 func makeBlockRow(row Row) (BlockRow, error) {
-	if len(row.Key) < 9 || len(row.Value) != blockValueSize {
+	length, n := binary.Uvarint(row.Value)
+	if len(row.Key) < 9 || n <= 0 || len(row.Value) < n+5 {
 		return BlockRow{}, fmt.Errorf("%w: a block's key of %d bytes with a value of %d", errRow, len(row.Key), len(row.Value))
 	}
-	own, err := splitPlacement(row.Aside)
+	sum, rest := row.Value[n:n+4:n+4], row.Value[n+4:]
+	reuses, m := binary.Uvarint(rest)
+	if m <= 0 || m != len(rest) {
+		return BlockRow{}, fmt.Errorf("%w: a block's value ends with %x", errRow, rest)
+	}
+	own, err := splitPlacement(row.Aside, length, sum)
 	return BlockRow{
 		Machine: eventlog.Seq(binary.BigEndian.Uint64(row.Key)), Kind: eventlog.Kind(row.Key[8]), Name: row.Key[9:],
-		Stored: row.Seq, Deleted: row.Deleted, Length: binary.BigEndian.Uint64(row.Value),
-		Checksum: binary.BigEndian.Uint32(row.Value[8:]), Reuses: eventlog.Seq(binary.BigEndian.Uint64(row.Value[12:])), Own: own,
+		Stored: row.Seq, Deleted: row.Deleted, Length: length,
+		Checksum: binary.LittleEndian.Uint32(sum), Reuses: eventlog.Seq(reuses), Own: own,
 	}, err
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/strandline-project/strandline/projector/modeltest"
 )
 
-var updateCopy = flag.Bool("update-copy", false, "write testdata/copy-v1.golden anew")
+var update = flag.Bool("update", false, "write testdata/copy-v1.golden anew")
 
 // exported returns a copy of a view.
 func exported(t testing.TB, view *projector.View) []byte {
@@ -202,7 +202,7 @@ func goldenView(t testing.TB) *projector.View {
 func TestTheFormatOfACopyIsPinned(t *testing.T) {
 	name := filepath.Join("testdata", "copy-v1.golden")
 	got := exported(t, goldenView(t))
-	if *updateCopy {
+	if *update {
 		if err := os.WriteFile(name, got, 0o600); err != nil {
 			t.Fatal(err)
 		}

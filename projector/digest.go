@@ -75,8 +75,9 @@ func (d Digest) sum() sum {
 }
 
 // rowHasher hashes rows for one view: BLAKE3 with a key that is derived from
-// the view's name and version, over table (1 byte), length of the key (2
-// bytes, big-endian), key, seq (8 bytes, big-endian), value.
+// the view's name and version, over table (1 byte), length of the key
+// (uvarint), key, seq (8 bytes, big-endian), value. For nearly all blocks that
+// is one block of BLAKE3's, 64 bytes.
 type rowHasher struct {
 	hasher *blake3.Hasher
 	text   []byte
@@ -96,7 +97,7 @@ func newRowHasher(name string, version uint32) (*rowHasher, error) {
 // row returns the hash of a row; it is overwritten by the next.
 func (h *rowHasher) row(table byte, key []byte, seq eventlog.Seq, value []byte) *[32]byte {
 	h.text = append(h.text[:0], table)
-	h.text = binary.BigEndian.AppendUint16(h.text, uint16(len(key)))
+	h.text = binary.AppendUvarint(h.text, uint64(len(key)))
 	h.text = append(h.text, key...)
 	h.text = binary.BigEndian.AppendUint64(h.text, uint64(seq))
 	h.text = append(h.text, value...)

@@ -5,6 +5,7 @@ package projector
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type tableWriter struct {
 	files  []string
 	file   TableFile
 	size   int
+	ending chan error // of the file before; nil: none is being ended
 }
 
 // tableFileSize is how many bytes of rows go into one file, about.
@@ -42,18 +44,33 @@ func (w *tableWriter) set(key, value []byte) error {
 	if w.size < tableFileSize {
 		return nil
 	}
-	return w.finish()
+	return w.end()
 }
 
-// finish ends the present file.
-func (w *tableWriter) finish() error {
+// end ends the present file aside, because it waits for the disk, once the one
+// before has ended.
+func (w *tableWriter) end() error {
+	err := w.wait()
 	if w.file == nil {
+		return err
+	}
+	file, ending := w.file, make(chan error, 1)
+	w.file, w.ending = nil, ending
+	go func() { ending <- file.Close() }()
+	return err
+}
+
+func (w *tableWriter) wait() error {
+	if w.ending == nil {
 		return nil
 	}
-	file := w.file
-	w.file = nil
-	return file.Close()
+	err := <-w.ending
+	w.ending = nil
+	return err
 }
+
+// finish ends all files. It is called once, whatever went before.
+func (w *tableWriter) finish() error { return errors.Join(w.end(), w.wait()) }
 
 // historyWriter writes history rows in the order of their keys. That is not
 // quite the order in which they come: the row of a name and that of a longer

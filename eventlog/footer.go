@@ -117,29 +117,18 @@ func CompressFooter(raw []byte) []byte {
 // t's first ordinal. The result shares memory with nothing the caller has; its
 // entries share one buffer among them.
 func DecodeFooter(t *Trailer, compressed []byte) (*Footer, error) {
-	if err := t.check(); err != nil {
-		return nil, err
-	}
-	raw, err := decompressFooter(t, compressed)
+	p, err := OpenFooter(t, compressed)
 	if err != nil {
 		return nil, err
 	}
-	counts, err := readFooterHead(t, raw)
-	if err != nil {
-		return nil, err
+	footer := &Footer{Entries: make([]Entry, p.count), Cleaned: p.Cleaned, Horizon: p.Horizon}
+	r := p.reader()
+	for i := range footer.Entries {
+		if err := r.next(&footer.Entries[i]); err != nil {
+			return nil, err
+		}
 	}
-	footer := &Footer{Horizon: Seq(binary.LittleEndian.Uint64(raw[16:]))}
-	rest := raw[footerHeadSize:]
-	for range counts.cleaned {
-		footer.Cleaned = append(footer.Cleaned, Range{
-			First: Seq(binary.LittleEndian.Uint64(rest)), Last: Seq(binary.LittleEndian.Uint64(rest[8:])),
-		})
-		rest = rest[rangeSize:]
-	}
-	if footer.Entries, err = readEntries(t, rest, counts.entries); err != nil {
-		return nil, err
-	}
-	return footer, footer.checkCover(t)
+	return footer, r.end()
 }
 
 func decompressFooter(t *Trailer, compressed []byte) ([]byte, error) {
@@ -183,101 +172,4 @@ func readFooterHead(t *Trailer, raw []byte) (footerCounts, error) {
 		return counts, t.damaged("a horizon of %v", horizon)
 	}
 	return counts, nil
-}
-
-// readEntries reads count entries, which must use up rest.
-func readEntries(t *Trailer, rest []byte, count uint32) ([]Entry, error) {
-	entries := make([]Entry, count)
-	free := footerFirstByte // payloads before it belong to earlier entries
-	for i := range entries {
-		e := &entries[i]
-		if i > 0 {
-			e.Event.Actor = entries[i-1].Event.Actor // decoding reuses it when it is the same
-		}
-		size, err := readEntry(t, rest, e)
-		if err != nil {
-			return nil, fmt.Errorf("%w: entry %d", err, i)
-		}
-		rest = rest[size:]
-		if p := &e.Placement; p.Length > 0 {
-			if p.Offset < free || p.Offset > t.FooterOffset || p.Length > t.FooterOffset-p.Offset {
-				return nil, t.damaged("payload of %v at %d+%d, want it within %d to %d",
-					e.Event.Seq, p.Offset, p.Length, free, t.FooterOffset)
-			}
-			free = p.Offset + p.Length
-		}
-	}
-	if len(rest) > 0 {
-		return nil, t.damaged("%d bytes after the last entry of the footer", len(rest))
-	}
-	return entries, nil
-}
-
-// readEntry reads one entry from the start of b and returns its size there.
-func readEntry(t *Trailer, b []byte, e *Entry) (int, error) {
-	if len(b) < entryHeadSize {
-		return 0, t.damaged("the footer ends within an entry")
-	}
-	le := binary.LittleEndian
-	eventSize := uint64(le.Uint32(b))
-	p := Placement{Ordinal: t.FirstOrdinal, Offset: le.Uint64(b[4:]), Length: le.Uint64(b[12:])}
-	if eventSize == 0 || eventSize > MaxEvent || p.Length > t.PayloadBytes || p.Length == 0 && p.Offset != 0 {
-		return 0, t.damaged("an event of %d bytes with a payload at %d+%d", eventSize, p.Offset, p.Length)
-	}
-	size := entryHeadSize + eventSize + Chunks(p.Length)*footerSumSize
-	if size > uint64(len(b)) {
-		return 0, t.damaged("the footer ends within an entry")
-	}
-	e.Raw = b[entryHeadSize : entryHeadSize+eventSize : entryHeadSize+eventSize]
-	if err := e.Event.decode(e.Raw); err != nil {
-		return 0, fmt.Errorf("%w: %w", t.damaged("an event does not decode"), err)
-	}
-	if p.Length > 0 {
-		p.Sums = b[entryHeadSize+eventSize : size : size]
-		if p.Length != e.Event.Length {
-			return 0, t.damaged("a payload of %d bytes for %v, whose event says %d", p.Length, e.Event.Seq, e.Event.Length)
-		}
-	} else {
-		p = Placement{}
-	}
-	e.Placement = p
-	return int(size), nil
-}
-
-// checkCover checks that entries and cleaned ranges together are exactly the
-// seqs that t covers: nothing missing, nothing twice, in order.
-func (f *Footer) checkCover(t *Trailer) error {
-	var prev Seq
-	cleaned := f.Cleaned
-	step := func(first, last Seq) error {
-		switch {
-		case prev == 0 && first != t.First, prev != 0 && !first.Follows(prev):
-			return t.damaged("%v stands after %v: events are missing or out of order", first, prev)
-		case !first.Valid() || last < first || last.Epoch() != first.Epoch():
-			return t.damaged("a range %v", Range{first, last})
-		}
-		prev = last
-		return nil
-	}
-	for i := range f.Entries {
-		seq := f.Entries[i].Event.Seq
-		for len(cleaned) > 0 && cleaned[0].First < seq {
-			if err := step(cleaned[0].First, cleaned[0].Last); err != nil {
-				return err
-			}
-			cleaned = cleaned[1:]
-		}
-		if err := step(seq, seq); err != nil {
-			return err
-		}
-	}
-	for _, r := range cleaned {
-		if err := step(r.First, r.Last); err != nil {
-			return err
-		}
-	}
-	if prev != t.Last {
-		return t.damaged("its events end at %v", prev)
-	}
-	return nil
 }

@@ -53,6 +53,7 @@ type op struct {
 	value span // opRemove, opRequire: how the row's value must begin
 	aside span
 	add   [2]int64
+	low   [2]int64 // opAdd: the lowest that the counters come to on the way, from where they were; at most 0
 }
 
 // span is a piece of Changes.buf.
@@ -115,7 +116,8 @@ func (c *Changes) RequireHistory(rule Rule, table *Table, key []byte, stored eve
 // Add adds to the two counters of a row in a table of Counters. The result is
 // never negative: RuleTotals.
 func (c *Changes) Add(table *Table, key []byte, first, second int64) {
-	c.ops = append(c.ops, op{kind: opAdd, table: table, rule: RuleTotals, key: c.keep(key), add: [2]int64{first, second}})
+	c.ops = append(c.ops, op{kind: opAdd, table: table, rule: RuleTotals, key: c.keep(key),
+		add: [2]int64{first, second}, low: [2]int64{min(first, 0), min(second, 0)}})
 }
 
 // dropHistoryRequirements forgets what RequireHistory asked for.

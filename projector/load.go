@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -124,22 +126,49 @@ type site struct {
 	building, final string
 	view            loading
 	done            *Loaded
+
+	begin eventlog.Seq   // where the view stood when it was opened
+	idle  chan gathering // to be used again
 }
 
-// loading is a view on its site.
+// loading is a view on its site. One goroutine moves it.
 type loading interface {
-	follower
+	Position() eventlog.Seq
+	// gathering makes what a stretch gathers for the view.
+	gathering() gathering
+	// take takes in what a stretch gathered, up to the event at position,
+	// whose time is given. again yields the events once more.
+	take(ctx context.Context, g gathering, again *stretch, position eventlog.Seq, time int64) error
+	// settle ends the taking in.
+	settle() error
+	// restart forgets all that was taken in.
+	restart() error
 	// finish ends the view in its building directory.
 	finish(ctx context.Context) (*Loaded, error)
 	close() error
 }
 
+// gathering returns one that is empty.
+func (s *site) gathering() gathering {
+	select {
+	case g := <-s.idle:
+		return g
+	default:
+		return s.view.gathering()
+	}
+}
+
+// putBack keeps g to be used again.
+func (s *site) putBack(g gathering) {
+	g.reset()
+	select {
+	case s.idle <- g:
+	default:
+	}
+}
+
 // build builds the views on all sites.
 func (l *Load) build(ctx context.Context, source Source, sites []*site) (err error) {
-	if l.Upto != 0 {
-		source = until{source, l.Upto}
-	}
-	var followers []follower
 	defer func() {
 		for _, s := range sites {
 			if s.view != nil {
@@ -151,9 +180,8 @@ func (l *Load) build(ctx context.Context, source Source, sites []*site) (err err
 		if s.view, err = l.open(s); err != nil {
 			return fmt.Errorf("load the %s view: %w", s.projector.Name(), err)
 		}
-		followers = append(followers, s.view)
 	}
-	if err := share(ctx, source, followers); err != nil {
+	if err := l.fill(ctx, source, sites); err != nil {
 		return l.explained(ctx, source, err)
 	}
 	for _, s := range sites {
@@ -162,6 +190,83 @@ func (l *Load) build(ctx context.Context, source Source, sites []*site) (err err
 		}
 	}
 	return nil
+}
+
+// fill brings the views up to the source's end.
+func (l *Load) fill(ctx context.Context, source Source, sites []*site) error {
+	if len(sites) == 0 {
+		return nil
+	}
+	if l.Tolerate != nil { // what is passed over depends on the rows
+		return l.fillOneByOne(ctx, source, sites)
+	}
+	err := l.gather(ctx, source, sites)
+	if !errors.Is(err, eventlog.ErrCleaned) {
+		return err
+	}
+	for _, s := range sites { // the history that they hold was cleaned meanwhile
+		if err := s.view.restart(); err != nil {
+			return err
+		}
+	}
+	return l.gather(ctx, source, sites)
+}
+
+// gather cuts what the source yields into stretches, has them projected on all
+// cores, and takes in, in order, what they gathered.
+func (l *Load) gather(ctx context.Context, source Source, sites []*site) error {
+	for _, s := range sites {
+		s.begin, s.idle = s.view.Position(), make(chan gathering, 2*runtime.GOMAXPROCS(0)+2)
+	}
+	running, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	c := newCutting(source, l.Upto, sites, &all)
+	all.Go(func() { c.run(running) })
+	for s := range c.queue {
+		if err := take(ctx, s, sites); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil { // a source may just end then
+		return &sourceError{sites[0].projector.Name(), sites[0].view.Position(), context.Cause(ctx)}
+	}
+	for _, s := range sites {
+		if err := s.view.settle(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take takes in what a stretch gathered for all views.
+func take(ctx context.Context, s *stretch, sites []*site) error {
+	<-s.done
+	if s.err != nil {
+		return s.err
+	}
+	for i, site := range sites {
+		if l := s.lanes[i]; l.position != s.begin[i] { // it had an event
+			if err := site.view.take(ctx, s.gathered[i], s, l.position, l.time); err != nil {
+				return err
+			}
+		}
+		site.putBack(s.gathered[i])
+	}
+	return nil
+}
+
+// fillOneByOne applies one event after the other.
+func (l *Load) fillOneByOne(ctx context.Context, source Source, sites []*site) error {
+	var followers []follower
+	for _, s := range sites {
+		followers = append(followers, s.view.(*lookedUp))
+	}
+	if l.Upto != 0 {
+		source = until{source, l.Upto}
+	}
+	return share(ctx, source, followers)
 }
 
 func (l *Load) open(s *site) (loading, error) {
@@ -176,20 +281,8 @@ func (l *Load) open(s *site) (loading, error) {
 		}
 		return &sorted{sorter: sorter, load: l, dir: s.building}, nil
 	}
-	view, err := open(l.Engine, s.building, s.projector, Bulk)
-	if errors.Is(err, ErrUnusable) {
-		if err := l.Engine.Remove(s.building); err != nil {
-			return nil, err
-		}
-		view, err = open(l.Engine, s.building, s.projector, Bulk)
-	}
-	if err != nil {
-		return nil, err
-	}
-	runner := NewRunner(view, l.Log)
-	runner.Tolerate(l.Tolerate)
-	view.sink.recorded = l.Recorded
-	return &lookedUp{Runner: runner}, nil
+	v := &lookedUp{load: l, site: s}
+	return v, v.open()
 }
 
 // sortable reports whether the view's changes are worth sorting: counters,
@@ -225,10 +318,74 @@ func (l *Load) explained(ctx context.Context, source Source, err error) error {
 }
 
 // lookedUp is a view whose rows are looked up.
-type lookedUp struct{ *Runner }
+type lookedUp struct {
+	*Runner
+	load *Load
+	site *site
+}
+
+func (v *lookedUp) open() error {
+	engine, s := v.load.Engine, v.site
+	view, err := open(engine, s.building, s.projector, Bulk)
+	if errors.Is(err, ErrUnusable) {
+		if err := engine.Remove(s.building); err != nil {
+			return err
+		}
+		view, err = open(engine, s.building, s.projector, Bulk)
+	}
+	if err != nil {
+		return err
+	}
+	v.Runner = NewRunner(view, v.load.Log)
+	v.Tolerate(v.load.Tolerate)
+	view.sink.recorded = v.load.Recorded
+	return nil
+}
+
+func (v *lookedUp) gathering() gathering { return newFold() }
+
+// take applies what a stretch folded, or, where that does not hold, its events
+// one by one.
+func (v *lookedUp) take(ctx context.Context, g gathering, again *stretch, position eventlog.Seq, time int64) error {
+	l, f := v.view.lane, g.(*fold)
+	for i := range f.sections[:f.used] {
+		part := &f.sections[i]
+		err := v.view.sink.applyFold(part)
+		if errors.Is(err, errFolded) {
+			l.gone = again.before.lend()
+			return project(ctx, again.part.source, l)
+		}
+		if err == nil && part.mark != nil {
+			err = v.view.sink.compare(&part.mark.entry, part.mark.last, part.mark.horizon)
+		}
+		if err != nil {
+			return err
+		}
+		l.position = part.last
+	}
+	l.position, l.time = position, time
+	return l.settle(false)
+}
+
+func (v *lookedUp) settle() error { return v.view.lane.settle(true) }
+
+func (v *lookedUp) restart() error {
+	if err := v.view.Close(); err != nil {
+		return err
+	}
+	if err := v.load.Engine.Remove(v.site.building); err != nil {
+		return err
+	}
+	return v.open()
+}
 
 func (v *lookedUp) finish(context.Context) (*Loaded, error) {
 	return loaded(v.view.projector, v.view.committed(), 0), v.view.Close()
 }
 
-func (v *lookedUp) close() error { return v.view.Close() }
+func (v *lookedUp) close() error {
+	if v.Runner == nil {
+		return nil
+	}
+	return v.view.Close()
+}

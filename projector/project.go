@@ -12,27 +12,58 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 )
 
-// project brings a view forward over every event that source yields after the
-// view's position. It is the one way there is: live, at start-up, in a
-// rebuild and in a recovery. On an error the view stands, committed, right
-// before the event that could not be applied.
-func project(ctx context.Context, source Source, l *lane) error {
-	from := eventlog.FirstSeq
-	if l.position != 0 {
-		from = l.position.Next()
-	}
-	for batch, err := range source.Follow(ctx, from) {
+// project brings views forward over every event that source yields after
+// their positions. It is the one way there is: live, at start-up, in a rebuild
+// and in a recovery. On an error a view stands, committed, right before the
+// event that could not be applied; the others go on to the source's end.
+func project(ctx context.Context, source Source, lanes ...*lane) error {
+	errs := make([]error, len(lanes))
+	for batch, err := range source.Follow(ctx, firstOf(lanes)) {
 		if err != nil {
-			return errors.Join(&sourceError{l.projector.Name(), l.position, err}, l.settle(true))
+			return fail(errs, lanes, err)
 		}
-		if err := l.apply(&batch); err != nil {
-			return err
+		left := false
+		for i, l := range lanes {
+			if errs[i] == nil {
+				errs[i] = l.apply(&batch)
+			}
+			left = left || errs[i] == nil
+		}
+		if !left {
+			return errors.Join(distinct(errs)...)
 		}
 	}
-	if err := ctx.Err(); err != nil { // a source may just end then
-		return errors.Join(&sourceError{l.projector.Name(), l.position, context.Cause(ctx)}, l.settle(true))
+	if ctx.Err() != nil { // a source may just end then
+		return fail(errs, lanes, context.Cause(ctx))
 	}
-	return l.settle(true)
+	for i, l := range lanes {
+		if errs[i] == nil {
+			errs[i] = l.settle(true)
+		}
+	}
+	return errors.Join(distinct(errs)...)
+}
+
+// firstOf returns the first event that a lane does not have.
+func firstOf(lanes []*lane) eventlog.Seq {
+	lowest := lanes[0].position
+	for _, l := range lanes {
+		lowest = min(lowest, l.position)
+	}
+	if lowest == 0 {
+		return eventlog.FirstSeq
+	}
+	return lowest.Next()
+}
+
+// fail ends all lanes that have not failed, because their source did.
+func fail(errs []error, lanes []*lane, err error) error {
+	for i, l := range lanes {
+		if errs[i] == nil {
+			errs[i] = errors.Join(&sourceError{l.projector.Name(), l.position, err}, l.settle(true))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // sourceError says that events could not be had, which tells nothing about
@@ -75,8 +106,9 @@ func (l *lane) apply(batch *eventlog.Batch) (err error) {
 		}
 	}()
 	l.gone.take(batch)
-	for i := range batch.Entries {
-		entry = &batch.Entries[i]
+	entries := since(batch.Entries, l.position+1)
+	for i := range entries {
+		entry = &entries[i]
 		if err := l.event(entry); err != nil && !l.tolerated(err) {
 			return errors.Join(err, l.settle(true))
 		}
@@ -162,10 +194,20 @@ func (l *lane) settle(now bool) error {
 type gone struct {
 	ranges  []eventlog.Range // ascending
 	horizon eventlog.Seq     // the highest stated
+	lent    bool             // others read ranges, too
+}
+
+// lend returns what g is now, to be read and added to at the same time as g.
+func (g *gone) lend() gone {
+	g.lent = true
+	return *g
 }
 
 func (g *gone) take(batch *eventlog.Batch) {
 	g.horizon = max(g.horizon, batch.Horizon)
+	if g.lent && len(batch.Cleaned) > 0 {
+		g.ranges, g.lent = slices.Clone(g.ranges), false
+	}
 	for _, r := range batch.Cleaned {
 		if n := len(g.ranges); n == 0 || r.First > g.ranges[n-1].Last {
 			g.ranges = append(g.ranges, r)

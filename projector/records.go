@@ -157,19 +157,38 @@ func newRecordBuffer(limit int) *recordBuffer {
 // add appends one change. The caller sees to it that bytes stays below 4 GiB.
 func (b *recordBuffer) add(seq eventlog.Seq, c *Changes, o *op) {
 	at := len(b.bytes)
-	if at+maxRecord > cap(b.bytes) && at > 1<<20 { // at once, not by halves
-		b.bytes = slices.Grow(b.bytes, max(b.limit+b.limit/8, 2*at)-at)
-	}
 	b.bytes = appendRecord(b.bytes, seq, c, o)
 	key := recordKey(b.bytes[at:])
 	n := min(len(key), groupSize)
-	group, known := b.groups[string(key[:n])]
+	b.refs = append(b.refs, recordRef{next: leading(key[n:]), at: uint32(at), group: b.group(key[:n])})
+}
+
+// group returns the number of a group.
+func (b *recordBuffer) group(name []byte) int32 {
+	group, known := b.groups[string(name)]
 	if !known {
 		group = int32(len(b.names))
-		b.names = append(b.names, string(key[:n]))
+		b.names = append(b.names, string(name))
 		b.groups[b.names[group]] = group
 	}
-	b.refs = append(b.refs, recordRef{next: leading(key[n:]), at: uint32(at), group: group})
+	return group
+}
+
+// join appends all records of other, which are of later events.
+func (b *recordBuffer) join(other *recordBuffer) {
+	at := len(b.bytes)
+	if need := at + len(other.bytes); need > cap(b.bytes) { // at once, not by halves
+		b.bytes = slices.Grow(b.bytes, max(b.limit+b.limit/8, need)-at)
+	}
+	b.bytes = append(b.bytes, other.bytes...)
+	groups := make([]int32, len(other.names))
+	for i, name := range other.names {
+		groups[i] = b.group([]byte(name))
+	}
+	b.refs = slices.Grow(b.refs, len(other.refs))
+	for _, ref := range other.refs {
+		b.refs = append(b.refs, recordRef{next: ref.next, at: uint32(at) + ref.at, group: groups[ref.group]})
+	}
 }
 
 // leading returns the first 8 bytes of key as a number, zeros behind its end.

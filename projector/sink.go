@@ -238,7 +238,7 @@ func (s *storeSink) add(entry *eventlog.Entry, c *Changes, o *op, index uint32) 
 	}
 	for i, delta := range o.add {
 		after := int64(counters[i]) + delta
-		if after < 0 {
+		if after < 0 || int64(counters[i])+o.low[i] < 0 {
 			return s.broken(entry, c, o, "%d %+d would be below zero or too large", counters[i], delta)
 		}
 		counters[i] = uint64(after)

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/strandline-project/strandline/eventlog"
 )
 
 // sorted is a view whose changes are sorted.
@@ -20,6 +22,9 @@ type sorted struct {
 	load  *Load
 	dir   string // of the store to be
 	store Store  // while the rows are being written
+
+	taken   eventlog.Seq // the last event taken in; 0: none
+	takenAt int64        // its time
 }
 
 func (v *sorted) close() error {
@@ -28,6 +33,28 @@ func (v *sorted) close() error {
 		err = errors.Join(err, v.store.Close())
 	}
 	return err
+}
+
+// Position returns the last event that is in a run.
+func (v *sorted) Position() eventlog.Seq { return v.position() }
+
+func (v *sorted) gathering() gathering { return newGatheredRecords() }
+
+func (v *sorted) take(_ context.Context, g gathering, _ *stretch, position eventlog.Seq, time int64) error {
+	v.taken, v.takenAt = position, time
+	return v.sorter.take(g.(*gatheredRecords), position, time)
+}
+
+func (v *sorted) settle() error {
+	if v.taken == 0 { // nothing came
+		return v.wait()
+	}
+	return errors.Join(v.sorter.settle(v.taken, v.takenAt, true), v.wait())
+}
+
+func (v *sorted) restart() error {
+	v.sorter.restart()
+	return nil
 }
 
 // finish merges the runs into a new store.

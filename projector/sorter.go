@@ -3,7 +3,6 @@
 package projector
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -153,13 +152,6 @@ func (s *sorter) restart() {
 	s.buffer.reset()
 }
 
-func (s *sorter) apply(entry *eventlog.Entry, changes *Changes) error {
-	for i := range changes.ops {
-		s.buffer.add(entry.Event.Seq, changes, &changes.ops[i])
-	}
-	return nil
-}
-
 // compare keeps what a state_recorded says until the merge knows the digest.
 func (s *sorter) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) error {
 	m := mark{Seq: entry.Event.Seq}
@@ -187,12 +179,12 @@ func (s *sorter) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) erro
 }
 
 // settle ends a run once enough is gathered, or when asked to.
-func (s *sorter) settle(position eventlog.Seq, time int64, now bool) (bool, error) {
+func (s *sorter) settle(position eventlog.Seq, time int64, now bool) error {
 	if position == s.position() || (!now && len(s.buffer.bytes) < s.limit) {
-		return false, nil
+		return nil
 	}
 	if err := s.wait(); err != nil {
-		return false, err
+		return err
 	}
 	s.buffer, s.spare = s.spare, s.buffer
 	s.journal.Stops = append(s.journal.Stops, stop{Position: position, Time: time,
@@ -200,9 +192,9 @@ func (s *sorter) settle(position eventlog.Seq, time int64, now bool) (bool, erro
 	s.writing = make(chan error, 1)
 	go func(b *recordBuffer, j journal) { s.writing <- s.write(b, j) }(s.spare, s.journal)
 	if now {
-		return true, s.wait()
+		return s.wait()
 	}
-	return true, nil
+	return nil
 }
 
 // wait ends the writing of a run, if one is being written.
@@ -241,19 +233,43 @@ func (s *sorter) write(b *recordBuffer, j journal) error {
 	return nil
 }
 
-// Position and CatchUp make a sorter one of those that share a reading.
+// gatheredRecords is what a stretch does to a view that is sorted.
+type gatheredRecords struct {
+	records *recordBuffer
+	marks   []noted
+}
 
-// Position returns the last event that is in a run.
-func (s *sorter) Position() eventlog.Seq { return s.position() }
+func newGatheredRecords() *gatheredRecords { return &gatheredRecords{records: newRecordBuffer(0)} }
 
-// CatchUp sorts all events that source has after the position.
-func (s *sorter) CatchUp(ctx context.Context, source Source) error {
-	for {
-		l := &lane{projector: s.projector, sink: s, settled: func() {}, position: s.position(), time: s.time()}
-		err := errors.Join(project(ctx, source, l), s.wait())
-		if !errors.Is(err, eventlog.ErrCleaned) || s.position() == 0 {
+func (g *gatheredRecords) reset() {
+	g.records.reset()
+	g.marks = g.marks[:0]
+}
+
+// apply implements sink.
+func (g *gatheredRecords) apply(entry *eventlog.Entry, changes *Changes) error {
+	for i := range changes.ops {
+		g.records.add(entry.Event.Seq, changes, &changes.ops[i])
+	}
+	return nil
+}
+
+// compare implements sink.
+func (g *gatheredRecords) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) error {
+	g.marks = append(g.marks, noted{*entry, last, horizon})
+	return nil
+}
+
+// settle implements sink: nothing is kept here.
+func (*gatheredRecords) settle(eventlog.Seq, int64, bool) (bool, error) { return false, nil }
+
+// take takes in what a stretch gathered, up to the event at position.
+func (s *sorter) take(g *gatheredRecords, position eventlog.Seq, time int64) error {
+	s.buffer.join(g.records)
+	for i := range g.marks {
+		if err := s.compare(&g.marks[i].entry, g.marks[i].last, g.marks[i].horizon); err != nil {
 			return err
 		}
-		s.restart()
 	}
+	return s.settle(position, time, false)
 }

@@ -289,7 +289,7 @@ const listPage = 1000
 func (a *AdaptiveBucket) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		n := 0
-		defer func() { a.listed(1 + uint64(n/listPage)) }()
+		defer func() { a.listed(max(1, uint64(n+listPage-1)/listPage)) }()
 		for info, err := range a.bucket.List(ctx, prefix, after) {
 			n++
 			if !yield(info, err) {

@@ -3,11 +3,13 @@
 package archiver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -31,8 +33,10 @@ var (
 type Archive struct {
 	bucket Bucket
 	logID  eventlog.ID
+	logger *slog.Logger // nil: slog.Default()
 
 	mu       sync.Mutex          // guards what follows
+	warned   map[string]struct{} // keys that were warned of, at most maxWarned
 	spans    spans               // where seqs lie, as far as read
 	foreign  map[string]struct{} // keys under our prefixes that are not ours, at most maxForeign
 	expected uint64              // an ordinal known to have been archived; 0 for none
@@ -88,7 +92,7 @@ func Open(ctx context.Context, bucket Bucket) (*Archive, error) {
 // for a server that knows its log and starts while the bucket is away. Every
 // object that is read must name logID.
 func At(bucket Bucket, logID eventlog.ID) *Archive {
-	return &Archive{bucket: bucket, logID: logID, foreign: map[string]struct{}{}}
+	return &Archive{bucket: bucket, logID: logID, foreign: map[string]struct{}{}, warned: map[string]struct{}{}}
 }
 
 func readManifest(ctx context.Context, bucket Bucket) (*manifest, error) {
@@ -142,14 +146,16 @@ func (a *Archive) OpenRange(ctx context.Context, ordinal, offset, length uint64)
 // readAll reads length bytes of key from offset on into memory, or fewer when
 // the object ends before. It tries again until readLimit.
 func readAll(ctx context.Context, bucket Bucket, key string, offset, length int64) ([]byte, error) {
-	var data []byte
+	var data bytes.Buffer
+	data.Grow(int(length) + bytes.MinRead) // so that it never moves
 	err := retry(ctx, readLimit, func() error {
 		r, err := bucket.GetRange(ctx, key, offset, length)
 		if err != nil {
 			return err
 		}
-		data, err = io.ReadAll(io.LimitReader(r, length))
+		data.Reset()
+		_, err = data.ReadFrom(io.LimitReader(r, length))
 		return errors.Join(err, r.Close())
 	})
-	return data, err
+	return data.Bytes(), err
 }

@@ -32,7 +32,7 @@ type Damage struct {
 // payloads are listed in the Check, and when the bytes between them are
 // damaged too that is an error beside it.
 func (a *Archive) CheckObject(ctx context.Context, object ObjectInfo) (*Check, error) {
-	trailer, footer, err := a.Metadata(ctx, object)
+	trailer, footer, err := a.ownMetadata(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
 	if err != nil {
 		return nil, err
 	}

@@ -7,22 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sync"
-	"unsafe"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
 
 var _ eventlog.History = (*Archive)(nil)
-
-// Footers are read ahead of the reader: so many at once, and no more decoded
-// than fit the budget (a single larger one goes alone).
-const (
-	readsAhead  = 64
-	aheadBudget = 64 << 20 // bytes
-)
 
 // Follow yields every archived event from seq from on, in order, a batch for
 // each object, up to the archive's end when it was called; called again from
@@ -45,16 +34,20 @@ func (a *Archive) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[event
 var errStop = errors.New("stop")
 
 func (a *Archive) follow(ctx context.Context, from eventlog.Seq, yield func(eventlog.Batch) bool) error {
-	objects, holeErr := a.seek(ctx, from)
+	objects, indexes, holeErr := a.seek(ctx, from)
 	if holeErr != nil && !errors.Is(holeErr, ErrHole) {
 		return holeErr
 	}
 	tiler := a.newTiler(objects)
 	var carried []eventlog.Range // of objects that have no entries left
-	err := a.readAhead(ctx, objects, func(m *metadata) error {
+	var before *IndexInfo        // the index object that the last object's metadata came from
+	err := a.readAhead(ctx, objects, indexes, func(m *metadata) error {
 		if err := tiler.next(m.trailer); err != nil {
-			return a.objectError(m.object, err)
+			if err = a.doubt(ctx, m, tiler, err); err != nil {
+				return a.objectError(m.object, blameIndex(before, err))
+			}
 		}
+		before = m.index
 		if from > eventlog.FirstSeq && from < m.footer.Horizon {
 			return fmt.Errorf("%w (history is complete from %v on)", eventlog.ErrCleaned, m.footer.Horizon)
 		}
@@ -74,6 +67,29 @@ func (a *Archive) follow(ctx context.Context, from eventlog.Seq, yield func(even
 		return err
 	}
 	return holeErr
+}
+
+// doubt asks the object itself when what an index object says of it does not
+// follow what stood before.
+func (a *Archive) doubt(ctx context.Context, m *metadata, tiler *tiler, err error) error {
+	if m.index == nil {
+		return err
+	}
+	a.warnOfIndex(*m.index, fmt.Errorf("%w: of %v it says what does not fit: %w", ErrIndexUnusable, m.object, err))
+	m.index = nil
+	if m.trailer, m.footer, err = a.Metadata(ctx, m.object); err != nil {
+		return err
+	}
+	return tiler.next(m.trailer)
+}
+
+// blameIndex says when what does not fit may be an index object's fault: one
+// that lies with right checksums was written by somebody.
+func blameIndex(before *IndexInfo, err error) error {
+	if before == nil {
+		return err
+	}
+	return fmt.Errorf("%w (the ordinal before it was read from %s, which `strandline index verify` holds against the objects)", err, before.Key())
 }
 
 // trim returns what footer says of the seqs from from on.
@@ -112,82 +128,4 @@ func (t *tiler) next(trailer *eventlog.Trailer) error {
 	}
 	t.last, t.known = trailer.Last, true
 	return nil
-}
-
-// metadata is what one object says, on its way from a read to its use.
-type metadata struct {
-	object   ObjectInfo
-	trailer  *eventlog.Trailer
-	footer   *eventlog.Footer
-	err      error
-	weight   int64         // of the budget, held until used
-	admitted chan struct{} // closed once weight is held, or never will be
-	done     chan struct{} // closed when the fields above are set
-}
-
-// readAhead calls use with the metadata of each object, in order, while the
-// next ones are being read. It returns the first error, after all its
-// goroutines have ended.
-func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, use func(*metadata) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	budget := semaphore.NewWeighted(aheadBudget)
-	queue := make(chan *metadata, readsAhead)
-	running.Go(func() {
-		defer close(queue)
-		before := make(chan struct{})
-		close(before)
-		for _, object := range objects {
-			m := &metadata{object: object, admitted: make(chan struct{}), done: make(chan struct{})}
-			select {
-			case queue <- m:
-			case <-ctx.Done():
-				return
-			}
-			after := before
-			running.Go(func() { a.read(ctx, m, budget, after) })
-			before = m.admitted
-		}
-	})
-	for m := range queue {
-		<-m.done
-		if m.err != nil {
-			return m.err
-		}
-		if err := use(m); err != nil {
-			return err
-		}
-		budget.Release(m.weight)
-	}
-	return context.Cause(ctx)
-}
-
-// read fills m. Budget is taken in the order of the objects (after is closed
-// when the object before has had its turn), so the one whose turn it is to be
-// used never waits for memory that later ones hold.
-func (a *Archive) read(ctx context.Context, m *metadata, budget *semaphore.Weighted, after <-chan struct{}) {
-	defer close(m.done)
-	admit := sync.OnceFunc(func() { close(m.admitted) })
-	defer admit()
-	m.trailer, m.footer, m.err = a.metadata(ctx, m.object, func(t *eventlog.Trailer) error {
-		select {
-		case <-after:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		weight := min(decodedSize(t), aheadBudget)
-		if err := budget.Acquire(ctx, weight); err != nil {
-			return fmt.Errorf("wait for memory: %w", err)
-		}
-		m.weight = weight
-		admit()
-		return nil
-	})
-}
-
-// decodedSize is about what a footer takes in memory while it is decoded.
-func decodedSize(t *eventlog.Trailer) int64 {
-	return int64(t.FooterSize) + int64(t.FooterRawSize) + int64(t.Events)*int64(unsafe.Sizeof(eventlog.Entry{}))
 }

@@ -127,7 +127,9 @@ func (j *Janitor) drop(ctx context.Context, g *eventlog.Generation, object Objec
 	if object.First != g.Ordinal || object.Size != g.Size() {
 		return fmt.Errorf("%s is archived, but the archive's list does not show it; its local copy stays", g)
 	}
-	trailer, _, err := j.Archive.Metadata(ctx, object)
+	// From the object itself: an index object's copy of its metadata is no proof
+	// that the archive has it.
+	trailer, _, err := j.Archive.ownMetadata(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ const (
 	ManifestKey = "strandline.json"
 	LogPrefix   = "log/"
 	EpochPrefix = "epoch/"
+	IndexPrefix = "index/"
 
 	ordinalDigits  = 16
 	revisionDigits = 4
@@ -28,6 +29,47 @@ const RunSize = 256
 
 // runStart returns the first ordinal of ordinal's run.
 func runStart(ordinal uint64) uint64 { return (max(ordinal, 1)-1)/RunSize*RunSize + 1 }
+
+// runOf returns the number of ordinal's run, from 1: the run n is complete
+// with the object of ordinal n * RunSize.
+func runOf(ordinal uint64) uint64 { return (max(ordinal, 1)-1)/RunSize + 1 }
+
+// IndexInfo names one index object: the run whose footers it has, from 1, how
+// often it was written anew, and its size in bytes.
+type IndexInfo struct {
+	Run      uint64
+	Revision uint16
+	Size     int64
+}
+
+// Ordinals returns the first and the last ordinal of the run.
+func (i IndexInfo) Ordinals() (first, last uint64) { return (i.Run-1)*RunSize + 1, i.Run * RunSize }
+
+// Key returns the index object's key in the bucket.
+func (i IndexInfo) Key() string {
+	return fmt.Sprintf("%s%0*d.%0*d", IndexPrefix, ordinalDigits, i.Run, revisionDigits, i.Revision)
+}
+
+// String names the index object for people.
+func (i IndexInfo) String() string {
+	first, last := i.Ordinals()
+	return fmt.Sprintf("the index object of ordinals %d to %d (%s)", first, last, i.Key())
+}
+
+// ParseIndexKey reads an index object's key as Key makes it, and nothing else.
+// The size stays 0.
+func ParseIndexKey(key string) (IndexInfo, error) {
+	name, ok := strings.CutPrefix(key, IndexPrefix)
+	if !ok || len(name) != ordinalDigits+revisionDigits+1 || name[ordinalDigits] != '.' {
+		return IndexInfo{}, fmt.Errorf("key %q is not an index object's", key)
+	}
+	run, err1 := parseDigits(name[:ordinalDigits])
+	revision, err2 := parseDigits(name[ordinalDigits+1:])
+	if err1 != nil || err2 != nil || run == 0 || run > maxOrdinal/RunSize {
+		return IndexInfo{}, fmt.Errorf("key %q is not an index object's", key)
+	}
+	return IndexInfo{Run: run, Revision: uint16(revision)}, nil
+}
 
 // ObjectInfo names one object of the log: the ordinals it covers, first to
 // last, how often they were cleaned, and its size in bytes.

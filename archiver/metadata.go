@@ -20,27 +20,68 @@ const rereads = 2
 
 // Metadata reads an object's trailer and footer, never a payload: one ranged
 // GET, or two for a footer over 256 KiB. It checks every checksum, that the
-// object is of this log, and that it covers the ordinals of its name. A
-// damaged object is eventlog.ErrObjectDamaged, another log's ErrOtherLog.
+// object is of this log, and that it covers the ordinals of its name. Damaged
+// metadata is taken from the run's index object, where there is one that fits,
+// with a warning; otherwise it is eventlog.ErrObjectDamaged. Another log's
+// object is ErrOtherLog.
 func (a *Archive) Metadata(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, *eventlog.Footer, error) {
-	return a.metadata(ctx, object, func(*eventlog.Trailer) error { return nil })
+	return a.metadata(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
 }
 
-// metadata is Metadata; admit is called between trailer and footer, once, and
-// may wait until there is memory for the footer.
-func (a *Archive) metadata(ctx context.Context, object ObjectInfo, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, *eventlog.Footer, error) {
+// metadata is Metadata; it reads tail bytes first, and admit is called between
+// trailer and footer, once, and may wait until there is memory for the footer.
+func (a *Archive) metadata(ctx context.Context, object ObjectInfo, tail int64, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, *eventlog.Footer, error) {
 	admitted := false
+	once := func(trailer *eventlog.Trailer) error {
+		if admitted {
+			return nil
+		}
+		admitted = true
+		return admit(trailer)
+	}
+	trailer, footer, err := a.ownMetadata(ctx, object, tail, once)
+	if err == nil || !errors.Is(err, eventlog.ErrObjectDamaged) {
+		return trailer, footer, err
+	}
+	trailer, stored, copyErr := a.copyOf(ctx, object)
+	if copyErr == nil {
+		copyErr = once(trailer)
+	}
+	if copyErr == nil {
+		footer, copyErr = eventlog.DecodeFooter(trailer, stored)
+	}
+	if copyErr != nil {
+		return nil, nil, withoutCopy(err, copyErr)
+	}
+	a.warnOfObject(object, err)
+	a.learn(trailer)
+	return trailer, footer, nil
+}
+
+// withoutCopy is err, and why there is no copy of what is damaged.
+func withoutCopy(err, copyErr error) error {
+	if errors.Is(copyErr, errNoIndex) {
+		return err
+	}
+	return fmt.Errorf("%w; its run's index object does not help: %w", err, copyErr)
+}
+
+func (a *Archive) warnOfObject(object ObjectInfo, err error) {
+	a.warnOnce(object.Key(), "an object's metadata is damaged; the copy in its run's index object is used. Restore the object while that copy is there",
+		"key", object.Key(), "error", err)
+}
+
+// ownMetadata reads trailer and footer from the object itself and nowhere else.
+func (a *Archive) ownMetadata(ctx context.Context, object ObjectInfo, tail int64, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, *eventlog.Footer, error) {
 	for attempt := 0; ; attempt++ {
-		trailer, tail, err := a.readTail(ctx, object, tailSize)
-		if err == nil && !admitted {
-			if err := admit(trailer); err != nil {
-				return nil, nil, err
-			}
-			admitted = true
+		trailer, stored, err := a.ownStored(ctx, object, tail, admit)
+		var refused *notAdmitted
+		if errors.As(err, &refused) {
+			return nil, nil, refused.err
 		}
 		var footer *eventlog.Footer
 		if err == nil {
-			footer, err = a.readFooter(ctx, object, trailer, tail)
+			footer, err = eventlog.DecodeFooter(trailer, stored)
 		}
 		if err == nil {
 			a.learn(trailer)
@@ -52,8 +93,42 @@ func (a *Archive) metadata(ctx context.Context, object ObjectInfo, admit func(*e
 	}
 }
 
-// trailer reads an object's trailer alone.
-func (a *Archive) trailer(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, error) {
+// notAdmitted is what admit said; it is no fault of the object.
+type notAdmitted struct{ err error }
+
+func (e *notAdmitted) Error() string { return e.err.Error() }
+
+// ownStored reads once the object's trailer, and its footer as stored.
+func (a *Archive) ownStored(ctx context.Context, object ObjectInfo, size int64, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, []byte, error) {
+	trailer, tail, err := a.readTail(ctx, object, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := admit(trailer); err != nil {
+		return nil, nil, &notAdmitted{err}
+	}
+	stored, err := a.readFooter(ctx, object, trailer, tail)
+	return trailer, stored, err
+}
+
+// Trailer reads an object's trailer alone: 144 bytes. A damaged one is taken
+// from the run's index object as Metadata does.
+func (a *Archive) Trailer(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, error) {
+	trailer, err := a.ownTrailer(ctx, object)
+	if err == nil || !errors.Is(err, eventlog.ErrObjectDamaged) {
+		return trailer, err
+	}
+	trailer, _, copyErr := a.copyOf(ctx, object)
+	if copyErr != nil {
+		return nil, withoutCopy(err, copyErr)
+	}
+	a.warnOfObject(object, err)
+	a.learn(trailer)
+	return trailer, nil
+}
+
+// ownTrailer reads the trailer from the object itself and nowhere else.
+func (a *Archive) ownTrailer(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, error) {
 	for attempt := 0; ; attempt++ {
 		trailer, _, err := a.readTail(ctx, object, eventlog.TrailerSize)
 		if err == nil {
@@ -113,18 +188,14 @@ func (a *Archive) checkIdentity(object ObjectInfo, trailer *eventlog.Trailer) er
 	return nil
 }
 
-// readFooter takes the footer out of tail, and gets the part before it when
-// the footer is longer.
-func (a *Archive) readFooter(ctx context.Context, object ObjectInfo, trailer *eventlog.Trailer, tail []byte) (*eventlog.Footer, error) {
+// readFooter takes the stored footer out of tail, and gets the part before it
+// when the footer is longer.
+func (a *Archive) readFooter(ctx context.Context, object ObjectInfo, trailer *eventlog.Trailer, tail []byte) ([]byte, error) {
 	stored := tail[:len(tail)-eventlog.TrailerSize]
-	if missing := int64(trailer.FooterSize) - int64(len(stored)); missing > 0 {
-		head, err := readAll(ctx, a.bucket, object.Key(), int64(trailer.FooterOffset), missing)
-		if err != nil {
-			return nil, err
-		}
-		stored = append(head, stored...)
-	} else {
-		stored = stored[-missing:]
+	missing := int64(trailer.FooterSize) - int64(len(stored))
+	if missing <= 0 {
+		return stored[-missing:], nil
 	}
-	return eventlog.DecodeFooter(trailer, stored)
+	head, err := readAll(ctx, a.bucket, object.Key(), int64(trailer.FooterOffset), missing)
+	return append(head, stored...), err
 }

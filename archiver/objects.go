@@ -40,59 +40,40 @@ const (
 // Objects lists the objects that cover fromOrdinal and all later ordinals, in
 // order. They are dense: where one is missing, its key is asked for and the
 // list read again a few times, because a list can lag; then the error is a
-// *HoleError and the objects before the hole are returned with it.
+// *HoleError and the objects before the hole are returned with it. A run that
+// has an index object was whole once: an archive that ends before has a hole.
 func (a *Archive) Objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
+	objects, _, err := a.objects(ctx, fromOrdinal)
+	return objects, err
+}
+
+// objects is Objects, with the index objects of the runs from fromOrdinal's on.
+func (a *Archive) objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, []IndexInfo, error) {
 	fromOrdinal = max(fromOrdinal, 1)
+	indexes, err := a.IndexObjects(ctx, fromOrdinal)
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := len(indexes); n > 0 {
+		_, last := indexes[n-1].Ordinals()
+		a.Expect(last)
+	}
 	for attempt := 0; ; attempt++ {
 		objects, err := a.list(ctx, fromOrdinal)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		objects, hole, err := a.closeHoles(ctx, objects, fromOrdinal)
 		if err != nil || hole == nil {
-			return objects, err
+			return objects, indexes, err
 		}
 		if attempt == relists {
-			return objects, hole
+			return objects, indexes, hole
 		}
 		if err := pause(ctx, relistWait<<attempt); err != nil {
-			return nil, fmt.Errorf("list %v: %w while looking for %w", a.bucket, err, hole)
+			return nil, nil, fmt.Errorf("list %v: %w while looking for %w", a.bucket, err, hole)
 		}
 	}
-}
-
-// list reads the bucket's list from the run of fromOrdinal on, because a
-// cleaned object is listed under the first of its ordinals, and returns what
-// covers fromOrdinal or stands after it, sorted, each once.
-func (a *Archive) list(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
-	var objects []ObjectInfo
-	after := "" // below the first key of the run
-	if start := runStart(fromOrdinal); start > 1 {
-		after = ObjectInfo{First: start - 1, Last: maxOrdinal, Revision: maxRevision}.Key()
-	}
-	err := retry(ctx, readLimit, func() error {
-		objects = objects[:0]
-		for info, err := range a.bucket.List(ctx, LogPrefix, after) {
-			if err != nil {
-				return err
-			}
-			object, err := ParseLogKey(info.Key)
-			if err != nil {
-				a.noteForeign(info.Key)
-				continue
-			}
-			if object.Size = info.Size; object.Last >= fromOrdinal {
-				objects = append(objects, object)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list %v from ordinal %d: %w", a.bucket, fromOrdinal, err)
-	}
-	slices.SortFunc(objects, compareObjects)
-	objects = slices.Compact(objects)
-	return objects, a.refuseCleaned(objects)
 }
 
 func compareObjects(x, y ObjectInfo) int {

@@ -106,11 +106,11 @@ func TestAListThatCatchesUpIsWhole(t *testing.T) {
 		bucket := buckettest.NewFaulty(newHistory(t, 10, 1))
 		lists, heads := 0, 0
 		bucket.Set(buckettest.Hooks{
-			Before: func(_ context.Context, op buckettest.Op, _ string) error {
-				switch op {
-				case buckettest.List:
+			Before: func(_ context.Context, op buckettest.Op, prefix string) error {
+				switch {
+				case op == buckettest.List && prefix == archiver.LogPrefix:
 					lists++
-				case buckettest.Head: // the same node lags
+				case op == buckettest.Head: // the same node lags
 					if heads++; heads <= 2 {
 						return archiver.ErrNotFound
 					}

@@ -106,7 +106,7 @@ func (s *Start) readEnd(ctx context.Context) ([]ObjectInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	trailer, err := s.Archive.trailer(ctx, objects[len(objects)-1])
+	trailer, err := s.Archive.Trailer(ctx, objects[len(objects)-1])
 	if err != nil {
 		return nil, err
 	}

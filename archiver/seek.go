@@ -77,18 +77,19 @@ func (a *Archive) floor(seq eventlog.Seq) uint64 {
 
 // seek lists the objects from the one that covers seq on, or, when none does,
 // from the first after it. It reads a trailer for each step of a binary
-// search. Objects before a hole come with its error.
-func (a *Archive) seek(ctx context.Context, seq eventlog.Seq) ([]ObjectInfo, error) {
-	objects, listErr := a.Objects(ctx, a.floor(seq))
+// search. Objects before a hole come with its error. The index objects are
+// those of the listed runs.
+func (a *Archive) seek(ctx context.Context, seq eventlog.Seq) ([]ObjectInfo, []IndexInfo, error) {
+	objects, indexes, listErr := a.objects(ctx, a.floor(seq))
 	if seq <= eventlog.FirstSeq {
-		return objects, listErr
+		return objects, indexes, listErr
 	}
 	low, high := 0, len(objects) // objects[:low] end before seq, objects[high:] do not
 	for low < high {
 		middle := (low + high) / 2
 		last, err := a.lastSeq(ctx, objects[middle])
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if last < seq {
 			low = middle + 1
@@ -96,7 +97,7 @@ func (a *Archive) seek(ctx context.Context, seq eventlog.Seq) ([]ObjectInfo, err
 			high = middle
 		}
 	}
-	return objects[low:], listErr
+	return objects[low:], indexes, listErr
 }
 
 // lastSeq returns the last seq that object covers.
@@ -104,7 +105,7 @@ func (a *Archive) lastSeq(ctx context.Context, object ObjectInfo) (eventlog.Seq,
 	if s, ok := a.span(object.Last); ok {
 		return s.last, nil
 	}
-	trailer, err := a.trailer(ctx, object)
+	trailer, err := a.Trailer(ctx, object)
 	if err != nil {
 		return 0, err
 	}

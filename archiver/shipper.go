@@ -44,6 +44,9 @@ type Shipper struct {
 	// Idle is how often the claim is checked while there is nothing to ship;
 	// default 5 s.
 	Idle time.Duration
+	// Archived is told of each ordinal that is archived now; it must not wait.
+	// May be nil.
+	Archived func(ordinal uint64)
 
 	mu          sync.Mutex
 	lastErr     error     // owned by mu; of the last try, nil after a success
@@ -130,8 +133,11 @@ func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
 	// successor's list has it: it survives the loss of this machine.
 	s.Log.MarkArchived(g, took)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.lastOrdinal, s.last = g.Ordinal, time.Now()
+	s.mu.Unlock()
+	if s.Archived != nil {
+		s.Archived(g.Ordinal)
+	}
 	return nil
 }
 

@@ -212,7 +212,7 @@ func (s *Start) takeIn(ctx context.Context, g *eventlog.Generation) error {
 		return fmt.Errorf("read the object that took our place: %w", err)
 	}
 	object.Size = info.Size
-	trailer, err := s.Archive.trailer(ctx, object)
+	trailer, err := s.Archive.Trailer(ctx, object)
 	if err != nil {
 		return err
 	}
@@ -339,7 +339,7 @@ func Standing(ctx context.Context, archive *Archive, wal *eventlog.WAL) (eventlo
 	}
 	var last eventlog.Seq
 	if len(objects) > 0 {
-		trailer, err := archive.trailer(ctx, objects[len(objects)-1])
+		trailer, err := archive.Trailer(ctx, objects[len(objects)-1])
 		if err != nil {
 			return nil, err
 		}

@@ -133,6 +133,11 @@ func (a *app) Status() httpapi.Status {
 	}
 	a.logStatus(&status, &s)
 	a.storeStatus(&status, &s)
+	if s.serving != nil {
+		if index := s.serving.indexer.Stats(); index.Err != nil {
+			status.Warnings = append(status.Warnings, fmt.Sprintf("%d runs of 256 objects have no index object; a recovery reads them one by one: %v", index.Missing, index.Err))
+		}
+	}
 	status.Next = nextSteps(&status)
 	return status
 }
@@ -303,6 +308,8 @@ func (a *app) gauges() metrics.State {
 	for _, view := range a.views.views() {
 		state.Views = append(state.Views, a.viewGauge(&s, view, state.Committed))
 	}
+	index := s.serving.indexer.Stats()
+	state.IndexWritten, state.IndexFailed, state.IndexMissing = index.Written, index.Failed, index.Missing
 	if barred, err := a.views.machine.BarredMachines(context.Background()); err == nil {
 		state.Barred = len(barred)
 	}

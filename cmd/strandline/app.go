@@ -124,6 +124,7 @@ func (a *app) open(ctx context.Context) (err error) {
 	bucket := &lazyBucket{spec: state.Archive}
 	a.bucket = archiver.Observed(exclusive(bucket, state.SingleWriter || a.cfg.SingleWriter), a.metrics.ObserveArchive)
 	a.archive = archiver.At(a.bucket, state.LogID)
+	a.archive.SetLogger(a.log)
 	if a.cfg.HtpasswdFile != "" {
 		if a.auth, err = resticapi.OpenAuth(a.cfg.HtpasswdFile, a.log); err != nil {
 			return withCode(exitUsage, err)

@@ -39,7 +39,7 @@ func newBenchArchive(g *globals) *cobra.Command {
 		Long: `Writes an archive with the shapes of a real one into --archive, which must hold
 none: 90 % of the events store a block, 8 % delete one, the rest are locks,
 recorded digests and machines that change hands. The digests are right, so a
-recovery from it proves itself. It does not go through a server: ten million
+recovery from it proves itself. Complete runs get their index objects. It does not go through a server: ten million
 events take about half a minute.`,
 		Example: "  strandline bench archive --archive dir:/mnt/scratch/archive --events 10000000 --machines 50 --objects 1000",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,6 +56,7 @@ events take about half a minute.`,
 	flags.IntVar(&archive.Objects, "objects", 100, "objects that they lie in")
 	flags.IntVar(&archive.Payload, "payload", 16, "bytes of each block")
 	flags.Uint64Var(&archive.Seed, "seed", 1, "the same seed makes the same events")
+	flags.BoolVar(&archive.NoIndex, "no-index", false, "leave the index objects out, to see what they are worth")
 	flags.StringVar(&dir, "dir", "", "directory for temporary files (default: the system's)")
 	return cmd
 }

@@ -52,6 +52,7 @@ process of its own.`,
 	cmd.Flags().IntVar(&archive.Events, "events", 1_000_000, "events in the archive")
 	cmd.Flags().IntVar(&archive.Machines, "machines", 10, "machines they belong to")
 	cmd.Flags().IntVar(&archive.Objects, "objects", 0, "objects that they lie in (0: one for 10,000 events)")
+	cmd.Flags().BoolVar(&archive.NoIndex, "no-index", false, "leave the index objects out, to see what they are worth")
 	cmd.Flags().StringVar(&dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
 	return cmd
 }

@@ -37,6 +37,7 @@ var commands = []func(*globals) *cobra.Command{
 	newRebuild,
 	newRelease,
 	newArchive,
+	newIndex,
 	newBench,
 	newVersion,
 }

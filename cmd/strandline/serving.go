@@ -29,12 +29,13 @@ type serving struct {
 	recorder *blockstore.Recorder
 	shipper  *archiver.Shipper
 	janitor  *archiver.Janitor
+	indexer  *archiver.Indexer
 
 	readers   sync.WaitGroup // views, their wakers, the publisher
 	stopRead  context.CancelFunc
-	shipping  sync.WaitGroup // shipper and janitor
+	shipping  sync.WaitGroup // shipper, janitor and indexer
 	stopShip  context.CancelFunc
-	stopClean context.CancelFunc // of the janitor
+	stopClean context.CancelFunc // of janitor and indexer
 	shipped   chan error         // what the shipper ended with
 }
 
@@ -61,6 +62,9 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	}
 	s.recorder = a.newRecorder(log)
 	s.shipper = &archiver.Shipper{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Shipped: started.Shipped, Logger: a.log}
+	s.indexer = &archiver.Indexer{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Scratch: a.dir.Path("spool"), Logger: a.log}
+	s.indexer.Archived(started.Shipped)
+	s.shipper.Archived = s.indexer.Archived
 	s.janitor = &archiver.Janitor{Archive: a.archive, Log: log, Dir: a.dir, Budget: int64(a.cfg.CacheSize), Logger: a.log, Now: time.Now}
 	return s, nil
 }
@@ -107,6 +111,7 @@ func (s *serving) begin() {
 	clean, stopClean := context.WithCancel(context.Background())
 	s.stopClean = stopClean
 	s.shipping.Go(func() { s.janitor.Run(clean) })
+	s.shipping.Go(func() { s.indexer.Run(clean) })
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
 	s.recordWaivers(clean)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"os"
@@ -33,6 +34,8 @@ type Archive struct {
 	// Scratch; both are used for the time of Write only.
 	Engine  projector.Engine
 	Scratch string // an empty directory
+	// NoIndex leaves the index objects out, to see what they are worth.
+	NoIndex bool
 }
 
 // Check refuses what no archive can be.
@@ -51,7 +54,7 @@ func (a *Archive) Check() error {
 // Write makes the archive in bucket, which must hold none, and returns the
 // last seq. It projects the events first, to know the digests that the events
 // are to record, and then writes them.
-func (a *Archive) Write(ctx context.Context, bucket archiver.Bucket, archiveSpec string, written func(objects int)) (eventlog.Seq, error) {
+func (a *Archive) Write(ctx context.Context, bucket archiver.Bucket, archiveSpec string, written func(objects int)) (last eventlog.Seq, err error) {
 	if err := a.Check(); err != nil {
 		return 0, err
 	}
@@ -64,6 +67,12 @@ func (a *Archive) Write(ctx context.Context, bucket archiver.Bucket, archiveSpec
 		return 0, fmt.Errorf("find the digests of a synthetic archive: %w", err)
 	}
 	w := &objectWriter{bucket: bucket, logID: archive.LogID(), writer: writer, ordinal: 1, perObject: (a.Events + a.Objects - 1) / a.Objects}
+	if !a.NoIndex {
+		if err := w.beginIndex(ctx, archive, a.Scratch); err != nil {
+			return 0, err
+		}
+	}
+	defer func() { err = errors.Join(err, w.endIndex()) }()
 	s := newSynthesis(plan)
 	for {
 		entry, ok := s.next()
@@ -170,6 +179,66 @@ type objectWriter struct {
 	perObject int
 	object    []byte
 	entries   []eventlog.Entry
+	scratch   string
+	index     *archiver.IndexBuilder // of the run under way; nil: none is written
+}
+
+// beginIndex begins the first index object with what is there already.
+func (w *objectWriter) beginIndex(ctx context.Context, archive *archiver.Archive, scratch string) error {
+	w.scratch = scratch
+	objects, err := archive.Objects(ctx, 1)
+	if err != nil {
+		return err
+	}
+	if w.index, err = archiver.NewIndexBuilder(scratch, w.logID, archiver.IndexInfo{Run: 1}); err != nil {
+		return err
+	}
+	for _, object := range objects {
+		trailer, err := archive.Trailer(ctx, object)
+		if err != nil {
+			return err
+		}
+		r, err := archive.OpenRange(ctx, object.First, trailer.FooterOffset, trailer.FooterSize)
+		if err != nil {
+			return err
+		}
+		footer, err := io.ReadAll(io.LimitReader(r, eventlog.MaxFooter))
+		if err = errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+		if err := w.index.Add(object, trailer, footer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addIndex adds the object that was put to its run's index object, and puts
+// that when the run is complete.
+func (w *objectWriter) addIndex(ctx context.Context, object []byte, trailer *eventlog.Trailer) error {
+	info := archiver.Shipped(w.ordinal)
+	info.Size = int64(len(object))
+	if err := w.index.Add(info, trailer, object[trailer.FooterOffset:][:trailer.FooterSize]); err != nil {
+		return err
+	}
+	if w.ordinal%archiver.RunSize != 0 {
+		return nil
+	}
+	_, err := w.index.Put(ctx, w.bucket)
+	if err = errors.Join(err, w.index.Close()); err != nil {
+		w.index = nil
+		return err
+	}
+	w.index, err = archiver.NewIndexBuilder(w.scratch, w.logID, archiver.IndexInfo{Run: w.ordinal/archiver.RunSize + 1})
+	return err
+}
+
+// endIndex lets go of the run that is not complete.
+func (w *objectWriter) endIndex() error {
+	if w.index == nil {
+		return nil
+	}
+	return w.index.Close()
 }
 
 func (w *objectWriter) add(entry eventlog.Entry, payload []byte) {
@@ -199,5 +268,8 @@ func (w *objectWriter) put(ctx context.Context, flags uint16) error {
 	if err := archiver.PutEqual(ctx, w.bucket, archiver.Shipped(w.ordinal).Key(), archiver.BytesBody(object)); err != nil {
 		return fmt.Errorf("write a synthetic archive: %w", err)
 	}
-	return nil
+	if w.index == nil {
+		return nil
+	}
+	return w.addIndex(ctx, object, &trailer)
 }

@@ -36,6 +36,7 @@ func example() State {
 			{Name: "block", Position: eventlog.MakeSeq(7, 1230), LagEvents: 4, LagTime: 20 * time.Millisecond, Stopped: true},
 		},
 		FeedPublished: 1000, FeedDropped: 3, FeedRefused: 1, FeedConnected: true,
+		IndexWritten: 7, IndexFailed: 2, IndexMissing: 1,
 		Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
 		Phase: "project", PhaseDone: 10, PhaseExpected: 40,
 	}
@@ -75,7 +76,8 @@ func TestTheExportedMetrics(t *testing.T) {
 		"strandline_archived_epoch", "strandline_archived_seq", "strandline_backlog_bytes", "strandline_backlog_generations",
 		"strandline_barred_machines", "strandline_committed_epoch", "strandline_committed_seq", "strandline_feed_connected",
 		"strandline_feed_dropped_total", "strandline_feed_published_total", "strandline_feed_refused_total", "strandline_fenced",
-		"strandline_hold", "strandline_http_request_bytes_total", "strandline_http_requests_total",
+		"strandline_hold", "strandline_index_objects_failed_total", "strandline_index_objects_missing",
+		"strandline_index_objects_written_total", "strandline_http_request_bytes_total", "strandline_http_requests_total",
 		"strandline_http_response_bytes_total", "strandline_lossy_start", "strandline_mode", "strandline_poisoned",
 		"strandline_ready", "strandline_recovery_done", "strandline_recovery_expected", "strandline_view_lag_events",
 		"strandline_view_lag_seconds", "strandline_view_stopped", "strandline_wal_batch_events", "strandline_warnings",

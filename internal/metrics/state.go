@@ -27,6 +27,9 @@ type State struct {
 	FeedPublished, FeedDropped, FeedRefused uint64
 	FeedConnected                           bool
 
+	IndexWritten, IndexFailed uint64 // index objects put, and tries that failed
+	IndexMissing              int    // archived runs without one
+
 	Poisoned, Fenced, Lossy bool
 	Barred                  int // machines
 	Warnings                int
@@ -60,6 +63,8 @@ type stateCollector struct {
 	viewLag, viewLagTime, viewStopped *prometheus.Desc
 	published, dropped, refused       *prometheus.Desc
 	connected                         *prometheus.Desc
+	indexWritten, indexFailed         *prometheus.Desc
+	indexMissing                      *prometheus.Desc
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
@@ -86,6 +91,9 @@ func newStateCollector() *stateCollector {
 		dropped:            desc("feed_dropped_total", "Events not published: NATS was away or slow. Readers find them in the log."),
 		refused:            desc("feed_refused_total", "Messages on the feed that were no event of this log."),
 		connected:          desc("feed_connected", "1 while NATS answers."),
+		indexWritten:       desc("index_objects_written_total", "Index objects put into the archive, each with the footers of 256 objects."),
+		indexFailed:        desc("index_objects_failed_total", "Tries to write an index object that failed. They are made again; nothing waits for them."),
+		indexMissing:       desc("index_objects_missing", "Runs of 256 archived objects without an index object: a recovery reads them one by one."),
 		poisoned:           desc("poisoned", "1 after a failed write or sync: nothing is committed any more."),
 		fenced:             desc("fenced", "1 when another server owns the log."),
 		hold:               desc("hold", "1 while writes are held."),
@@ -106,7 +114,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
-		c.published, c.dropped, c.refused, c.connected, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
+		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
 		c.recoveryDone, c.recoveryExpected,
 	} {
 		out <- d
@@ -124,6 +132,9 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	c.collectLog(out, &s)
 	c.collectViews(out, &s)
 	c.collectFeed(out, &s)
+	count(out, c.indexWritten, s.IndexWritten)
+	count(out, c.indexFailed, s.IndexFailed)
+	gauge(out, c.indexMissing, float64(s.IndexMissing))
 	c.collectHealth(out, &s)
 }
 

@@ -50,7 +50,7 @@ func look(ctx context.Context, archive *archiver.Archive, until eventlog.Seq) (i
 	if len(objects) == 0 {
 		return nil, nil, fmt.Errorf("%w: there is no object at all", archiver.ErrHole)
 	}
-	trailer, _, err := archive.Metadata(ctx, objects[len(objects)-1])
+	trailer, err := archive.Trailer(ctx, objects[len(objects)-1])
 	if err != nil {
 		return nil, nil, err
 	}

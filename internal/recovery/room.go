@@ -107,7 +107,7 @@ func countEvents(ctx context.Context, archive *archiver.Archive, objects []archi
 
 // ends returns a stretch of one object.
 func ends(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo, i int) (stretch, error) {
-	t, _, err := archive.Metadata(ctx, objects[i])
+	t, err := archive.Trailer(ctx, objects[i])
 	if err != nil {
 		return stretch{}, err
 	}

@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// Footers are read ahead of the reader: so many at once, and no more decoded
+// than fit the budget (a single larger one goes alone). Those in index objects
+// come in pieces, each one request, and several at once.
+const (
+	readsAhead   = 64
+	aheadBudget  = 64 << 20 // bytes of footers decoded, or about to be
+	storedBudget = 48 << 20 // bytes of footers as stored, out of index objects
+	pieceSize    = 16 << 20 // bytes of an index object that one request asks for
+	indexesAhead = 8        // directories of index objects being read at once
+	indexWorth   = 8        // objects of a run that are to be read: fewer are read one by one
+	pieceReads   = 16       // objects that are read at once in place of a piece that cannot be
+	maxTail      = 1 << 20  // bytes that the first read of an object's end takes at most
+)
+
+// metadata is what one object says, on its way from a read to its use.
+type metadata struct {
+	object   ObjectInfo
+	index    *IndexInfo // the index object that it came from; nil: the object itself
+	offset   int64      // of the footer in the index object
+	trailer  *eventlog.Trailer
+	footer   *eventlog.Footer
+	err      error
+	stored   int64           // of storedBudget, held until decoded
+	weight   int64           // of aheadBudget, held until used
+	after    <-chan struct{} // closed when the object before has had its turn
+	admitted chan struct{}   // closed once weight is held, or never will be
+	done     chan struct{}   // closed when trailer, footer and err are set
+}
+
+// ahead reads the metadata of a list of objects ahead of its use.
+//
+// Both budgets are taken in the order of the objects: the decoded one by a
+// chain from object to object, the stored one by the one goroutine that
+// dispatches. So the object whose turn it is to be used never waits for memory
+// that a later one holds.
+type ahead struct {
+	archive *Archive
+	decoded *semaphore.Weighted
+	stored  *semaphore.Weighted
+	queue   chan *metadata
+	guess   tailGuess
+	running sync.WaitGroup
+	before  <-chan struct{} // owned by dispatch: admitted of the object before
+}
+
+// readAhead calls use with the metadata of each object, in order, while the
+// next ones are being read: out of index objects where there are any that fit,
+// else from the objects. It returns the first error, after all its goroutines
+// have ended.
+func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, indexes []IndexInfo, use func(*metadata) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	first := make(chan struct{})
+	close(first)
+	r := &ahead{
+		archive: a, before: first, queue: make(chan *metadata, readsAhead),
+		decoded: semaphore.NewWeighted(aheadBudget), stored: semaphore.NewWeighted(storedBudget),
+	}
+	defer r.running.Wait()
+	defer cancel()
+	r.running.Go(func() {
+		defer close(r.queue)
+		r.dispatch(ctx, runsOf(objects, indexes))
+	})
+	for m := range r.queue {
+		<-m.done
+		if m.err != nil {
+			return m.err
+		}
+		if err := use(m); err != nil {
+			return err
+		}
+		r.decoded.Release(m.weight)
+	}
+	return context.Cause(ctx)
+}
+
+// runObjects are those objects of one run that are to be read.
+type runObjects struct {
+	objects []ObjectInfo
+	indexes []IndexInfo // of the run, the highest revision first; none: not to be used
+	opened  chan struct{}
+	index   *runIndex // valid when opened is closed; nil: to be read without
+}
+
+// runsOf cuts objects into runs, and finds the index objects of those of which
+// enough is to be read.
+func runsOf(objects []ObjectInfo, indexes []IndexInfo) []*runObjects {
+	var runs []*runObjects
+	for len(objects) > 0 {
+		number, n := runOf(objects[0].First), 1
+		for n < len(objects) && runOf(objects[n].First) == number {
+			n++
+		}
+		run := &runObjects{objects: objects[:n:n]}
+		for len(indexes) > 0 && indexes[0].Run <= number {
+			if indexes[0].Run == number && n >= indexWorth {
+				run.indexes = append(run.indexes, indexes[0])
+			}
+			indexes = indexes[1:]
+		}
+		runs, objects = append(runs, run), objects[n:]
+	}
+	return runs
+}
+
+// dispatch starts the reads, in order, as far ahead as the queue and the
+// budget for stored footers let it. Directories of index objects are read
+// some runs ahead of that.
+func (r *ahead) dispatch(ctx context.Context, runs []*runObjects) {
+	opening := 0
+	for i, run := range runs {
+		for ; opening < len(runs) && opening < i+indexesAhead; opening++ {
+			r.open(ctx, runs[opening])
+		}
+		if run.opened != nil {
+			select {
+			case <-run.opened:
+			case <-ctx.Done():
+				return
+			}
+		}
+		var ok bool
+		if x := run.index; x != nil {
+			run.index = nil // its bytes go with the objects that need them
+			ok = r.dispatchIndex(ctx, x, run.objects)
+		} else {
+			ok = r.dispatchObjects(ctx, run.objects)
+		}
+		if !ok {
+			return
+		}
+	}
+}
+
+// open reads the directory of the run's index object, if it is to be used, and
+// holds it against the list.
+func (r *ahead) open(ctx context.Context, run *runObjects) {
+	if len(run.indexes) == 0 {
+		return
+	}
+	run.opened = make(chan struct{})
+	r.running.Go(func() {
+		defer close(run.opened)
+		x, err := r.archive.openIndex(ctx, run.indexes)
+		if err == nil {
+			err = x.matches(run.objects)
+		}
+		switch {
+		case err == nil:
+			run.index = x
+			r.guess.learn(x)
+		case ctx.Err() != nil:
+		case x != nil:
+			r.archive.warnOfIndex(x.info, err)
+		default:
+			r.archive.warnOfIndex(run.indexes[0], err)
+		}
+	})
+}
+
+// matches checks that the index object is of the objects that are listed.
+func (x *runIndex) matches(objects []ObjectInfo) error {
+	for _, object := range objects {
+		if _, err := x.entry(object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add returns the metadata to be of the next object.
+func (r *ahead) add(object ObjectInfo) *metadata {
+	m := &metadata{object: object, after: r.before, admitted: make(chan struct{}), done: make(chan struct{})}
+	r.before = m.admitted
+	return m
+}
+
+// push puts m up for use. False when nobody wants it any more.
+func (r *ahead) push(ctx context.Context, m *metadata) bool {
+	select {
+	case r.queue <- m:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// dispatchObjects reads each object by itself.
+func (r *ahead) dispatchObjects(ctx context.Context, objects []ObjectInfo) bool {
+	for _, object := range objects {
+		m := r.add(object)
+		if !r.push(ctx, m) {
+			return false
+		}
+		r.running.Go(func() { r.readObject(ctx, m) })
+	}
+	return true
+}
+
+// readObject fills m from the object itself.
+func (r *ahead) readObject(ctx context.Context, m *metadata) {
+	defer close(m.done)
+	admit := sync.OnceFunc(func() { close(m.admitted) })
+	defer admit()
+	m.trailer, m.footer, m.err = r.archive.metadata(ctx, m.object, r.guess.next(), func(t *eventlog.Trailer) error {
+		defer admit()
+		return r.admit(ctx, m, decodedSize(t))
+	})
+	if m.err == nil {
+		r.guess.note(m.trailer)
+	}
+}
+
+// admit waits for memory, after the object before has had its turn.
+func (r *ahead) admit(ctx context.Context, m *metadata, weight int64) error {
+	select {
+	case <-m.after:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	weight = min(weight, aheadBudget)
+	if err := r.decoded.Acquire(ctx, weight); err != nil {
+		return fmt.Errorf("wait for memory: %w", err)
+	}
+	m.weight = weight
+	return nil
+}
+
+// decodedSize is about what a footer takes in memory while it is decoded.
+func decodedSize(t *eventlog.Trailer) int64 {
+	return int64(t.FooterSize) + int64(t.FooterRawSize) + int64(t.Events)*int64(unsafe.Sizeof(eventlog.Entry{}))
+}
+
+// dispatchIndex reads the objects' footers out of an index object that matches
+// them.
+func (r *ahead) dispatchIndex(ctx context.Context, x *runIndex, objects []ObjectInfo) bool {
+	metas := make([]*metadata, len(objects))
+	for i, object := range objects {
+		entry, err := x.entry(object)
+		if err != nil { // open has looked
+			return r.dispatchObjects(ctx, objects[i:])
+		}
+		m := r.add(object)
+		m.index, m.offset, m.trailer = &x.info, entry.offset, entry.trailer
+		metas[i] = m
+		if x.body != nil {
+			stored := x.footer(entry)
+			if !r.push(ctx, m) {
+				return false
+			}
+			r.running.Go(func() { r.decode(ctx, m, stored) })
+		}
+	}
+	if x.body != nil {
+		return true
+	}
+	for len(metas) > 0 {
+		n, size := firstPiece(metas)
+		if !r.dispatchPiece(ctx, metas[:n], size) {
+			return false
+		}
+		metas = metas[n:]
+	}
+	return true
+}
+
+// firstPiece returns how many footers one request asks for, and their bytes.
+func firstPiece(metas []*metadata) (n int, size int64) {
+	for _, m := range metas {
+		footer := int64(m.trailer.FooterSize)
+		if n > 0 && size+footer > pieceSize {
+			break
+		}
+		n, size = n+1, size+footer
+	}
+	return n, size
+}
+
+// dispatchPiece reads some footers that stand next to each other, when there
+// is memory for all of them.
+func (r *ahead) dispatchPiece(ctx context.Context, piece []*metadata, size int64) bool {
+	if r.stored.Acquire(ctx, min(size, storedBudget)) != nil {
+		return false // ctx has ended
+	}
+	for _, m := range piece {
+		m.stored = min(int64(m.trailer.FooterSize), storedBudget) // a larger one is alone in its piece
+	}
+	r.running.Go(func() { r.readPiece(ctx, piece) })
+	for _, m := range piece {
+		if !r.push(ctx, m) {
+			return false
+		}
+	}
+	return true
+}
+
+// readPiece reads a piece with one request, and goes on where a transfer
+// broke. Each footer is decoded as soon as it is here. What cannot be read is
+// read from the objects.
+func (r *ahead) readPiece(ctx context.Context, piece []*metadata) {
+	for len(piece) > 0 {
+		before := len(piece)
+		err := retry(ctx, readLimit, func() error { return r.transfer(ctx, &piece) })
+		if err == nil || len(piece) < before && ctx.Err() == nil {
+			continue
+		}
+		if ctx.Err() == nil {
+			r.archive.warnOfIndex(*piece[0].index, err)
+		}
+		r.readInstead(ctx, piece)
+		return
+	}
+}
+
+// readInstead reads the objects of a piece by themselves. The places that it
+// gives are its own: the next object of an earlier piece never waits for them.
+func (r *ahead) readInstead(ctx context.Context, piece []*metadata) {
+	places := make(chan struct{}, pieceReads)
+	for _, m := range piece {
+		r.stored.Release(m.stored)
+		m.index = nil
+		places <- struct{}{}
+		r.running.Go(func() {
+			r.readObject(ctx, m)
+			<-places
+		})
+	}
+}
+
+// transfer takes from piece what one request brings.
+func (r *ahead) transfer(ctx context.Context, piece *[]*metadata) (err error) {
+	first, last := (*piece)[0], (*piece)[len(*piece)-1]
+	length := last.offset + int64(last.trailer.FooterSize) - first.offset
+	body, err := r.archive.bucket.GetRange(ctx, first.index.Key(), first.offset, length)
+	if err != nil {
+		return err
+	}
+	for len(*piece) > 0 && err == nil {
+		m := (*piece)[0]
+		stored := make([]byte, m.trailer.FooterSize)
+		if _, err = io.ReadFull(body, stored); err == nil {
+			*piece = (*piece)[1:]
+			r.running.Go(func() { r.decode(ctx, m, stored) })
+		}
+	}
+	if err != nil {
+		return errors.Join(err, body.Close())
+	}
+	if err := body.Close(); err != nil {
+		return permanent(err) // everything is here
+	}
+	return nil
+}
+
+// decode fills m from its footer in an index object. One that does not decode
+// is read from the object itself.
+func (r *ahead) decode(ctx context.Context, m *metadata, stored []byte) {
+	defer close(m.done)
+	m.err = r.admit(ctx, m, decodedSize(m.trailer))
+	close(m.admitted)
+	if m.err == nil {
+		m.footer, m.err = eventlog.DecodeFooter(m.trailer, stored)
+	}
+	if m.stored > 0 {
+		r.stored.Release(m.stored)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case m.err == nil:
+		r.archive.learn(m.trailer)
+	default:
+		r.archive.warnOfIndex(*m.index, m.err)
+		m.index = nil
+		// Its weight stays the one that the index object's lie had.
+		m.trailer, m.footer, m.err = r.archive.Metadata(ctx, m.object)
+	}
+}
+
+// tailGuess says how much of an object's end is to be read for its footer
+// before its size is known: what the largest of those just read would have
+// taken. Too little costs another request, too much some bytes for nothing.
+type tailGuess struct {
+	mu     sync.Mutex
+	recent [16]int64 // owned by mu
+	n      int       // owned by mu; notes so far
+}
+
+func (g *tailGuess) next() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.n == 0 {
+		return tailSize
+	}
+	size := int64(0)
+	for _, footer := range g.recent {
+		size = max(size, footer)
+	}
+	return min(size+eventlog.TrailerSize, maxTail)
+}
+
+func (g *tailGuess) note(trailer *eventlog.Trailer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.recent[g.n%len(g.recent)] = int64(trailer.FooterSize)
+	g.n++
+}
+
+// learn notes the last objects of an index object.
+func (g *tailGuess) learn(x *runIndex) {
+	for _, entry := range x.entries[max(0, len(x.entries)-len(g.recent)):] {
+		g.note(entry.trailer)
+	}
+}

@@ -32,11 +32,11 @@ type Damage struct {
 // payloads are listed in the Check, and when the bytes between them are
 // damaged too that is an error beside it.
 func (a *Archive) CheckObject(ctx context.Context, object ObjectInfo) (*Check, error) {
-	trailer, footer, err := a.ownMetadata(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
+	trailer, c, err := a.ownMetadata(ctx, object, tailSize, true, func(*eventlog.Trailer) error { return nil })
 	if err != nil {
 		return nil, err
 	}
-	check := &Check{Trailer: trailer, Footer: footer}
+	check := &Check{Trailer: trailer, Footer: c.footer}
 	r, err := a.bucket.GetRange(ctx, object.Key(), 0, int64(trailer.FooterOffset))
 	if err != nil {
 		return check, a.objectError(object, err)

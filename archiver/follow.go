@@ -30,27 +30,29 @@ func (a *Archive) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[event
 	}
 }
 
+// FollowPacked is Follow for who decodes the events itself: it yields what
+// each object says, the one that covers from first, in the order of the
+// events; those of objects that have no events left, too.
+func (a *Archive) FollowPacked(ctx context.Context, from eventlog.Seq) iter.Seq2[*eventlog.Packed, error] {
+	return func(yield func(*eventlog.Packed, error) bool) {
+		err := a.followMetadata(ctx, from, false, func(m *metadata) error {
+			if !yield(m.packed, nil) {
+				return errStop
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errStop) {
+			yield(nil, fmt.Errorf("follow the archive from %v: %w", from, err))
+		}
+	}
+}
+
 // errStop says that the caller's loop has ended.
 var errStop = errors.New("stop")
 
 func (a *Archive) follow(ctx context.Context, from eventlog.Seq, yield func(eventlog.Batch) bool) error {
-	objects, indexes, holeErr := a.seek(ctx, from)
-	if holeErr != nil && !errors.Is(holeErr, ErrHole) {
-		return holeErr
-	}
-	tiler := a.newTiler(objects)
 	var carried []eventlog.Range // of objects that have no entries left
-	var before *IndexInfo        // the index object that the last object's metadata came from
-	err := a.readAhead(ctx, objects, indexes, func(m *metadata) error {
-		if err := tiler.next(m.trailer); err != nil {
-			if err = a.doubt(ctx, m, tiler, err); err != nil {
-				return a.objectError(m.object, blameIndex(before, err))
-			}
-		}
-		before = m.index
-		if from > eventlog.FirstSeq && from < m.footer.Horizon {
-			return fmt.Errorf("%w (history is complete from %v on)", eventlog.ErrCleaned, m.footer.Horizon)
-		}
+	return a.followMetadata(ctx, from, true, func(m *metadata) error {
 		batch := trim(m.footer, from)
 		batch.Cleaned = append(carried, batch.Cleaned...)
 		carried = nil
@@ -63,6 +65,29 @@ func (a *Archive) follow(ctx context.Context, from eventlog.Seq, yield func(even
 		}
 		return nil
 	})
+}
+
+// followMetadata calls use with what each object from the one that covers from
+// on says, in order, after it has proven that nothing is missing before it.
+func (a *Archive) followMetadata(ctx context.Context, from eventlog.Seq, whole bool, use func(*metadata) error) error {
+	objects, indexes, holeErr := a.seek(ctx, from)
+	if holeErr != nil && !errors.Is(holeErr, ErrHole) {
+		return holeErr
+	}
+	tiler := a.newTiler(objects)
+	var before *IndexInfo // the index object that the last object's metadata came from
+	err := a.readAhead(ctx, objects, indexes, whole, func(m *metadata) error {
+		if err := tiler.next(m.trailer); err != nil {
+			if err = a.doubt(ctx, m, whole, tiler, err); err != nil {
+				return a.objectError(m.object, blameIndex(before, err))
+			}
+		}
+		before = m.index
+		if from > eventlog.FirstSeq && from < m.packed.Horizon {
+			return fmt.Errorf("%w (history is complete from %v on)", eventlog.ErrCleaned, m.packed.Horizon)
+		}
+		return use(m)
+	})
 	if err != nil {
 		return err
 	}
@@ -71,13 +96,13 @@ func (a *Archive) follow(ctx context.Context, from eventlog.Seq, yield func(even
 
 // doubt asks the object itself when what an index object says of it does not
 // follow what stood before.
-func (a *Archive) doubt(ctx context.Context, m *metadata, tiler *tiler, err error) error {
+func (a *Archive) doubt(ctx context.Context, m *metadata, whole bool, tiler *tiler, err error) error {
 	if m.index == nil {
 		return err
 	}
 	a.warnOfIndex(*m.index, fmt.Errorf("%w: of %v it says what does not fit: %w", ErrIndexUnusable, m.object, err))
 	m.index = nil
-	if m.trailer, m.footer, err = a.Metadata(ctx, m.object); err != nil {
+	if m.trailer, m.contents, err = a.metadata(ctx, m.object, tailSize, whole, func(*eventlog.Trailer) error { return nil }); err != nil {
 		return err
 	}
 	return tiler.next(m.trailer)

@@ -129,7 +129,7 @@ func (j *Janitor) drop(ctx context.Context, g *eventlog.Generation, object Objec
 	}
 	// From the object itself: an index object's copy of its metadata is no proof
 	// that the archive has it.
-	trailer, _, err := j.Archive.ownMetadata(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
+	trailer, _, err := j.Archive.ownMetadata(ctx, object, tailSize, true, func(*eventlog.Trailer) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -25,12 +25,28 @@ const rereads = 2
 // with a warning; otherwise it is eventlog.ErrObjectDamaged. Another log's
 // object is ErrOtherLog.
 func (a *Archive) Metadata(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, *eventlog.Footer, error) {
-	return a.metadata(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
+	trailer, c, err := a.metadata(ctx, object, tailSize, true, func(*eventlog.Trailer) error { return nil })
+	return trailer, c.footer, err
+}
+
+// contents is what an object's footer says.
+type contents struct {
+	packed *eventlog.Packed
+	footer *eventlog.Footer // nil when only packed was asked for
+}
+
+// openContents decodes a footer as it is stored: all of it, or as far as a
+// Packed is.
+func openContents(t *eventlog.Trailer, stored []byte, whole bool) (c contents, err error) {
+	if c.packed, err = eventlog.OpenFooter(t, stored); err == nil && whole {
+		c.footer, err = c.packed.Decode()
+	}
+	return c, err
 }
 
 // metadata is Metadata; it reads tail bytes first, and admit is called between
 // trailer and footer, once, and may wait until there is memory for the footer.
-func (a *Archive) metadata(ctx context.Context, object ObjectInfo, tail int64, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, *eventlog.Footer, error) {
+func (a *Archive) metadata(ctx context.Context, object ObjectInfo, tail int64, whole bool, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, contents, error) {
 	admitted := false
 	once := func(trailer *eventlog.Trailer) error {
 		if admitted {
@@ -39,23 +55,23 @@ func (a *Archive) metadata(ctx context.Context, object ObjectInfo, tail int64, a
 		admitted = true
 		return admit(trailer)
 	}
-	trailer, footer, err := a.ownMetadata(ctx, object, tail, once)
+	trailer, c, err := a.ownMetadata(ctx, object, tail, whole, once)
 	if err == nil || !errors.Is(err, eventlog.ErrObjectDamaged) {
-		return trailer, footer, err
+		return trailer, c, err
 	}
 	trailer, stored, copyErr := a.copyOf(ctx, object)
 	if copyErr == nil {
 		copyErr = once(trailer)
 	}
 	if copyErr == nil {
-		footer, copyErr = eventlog.DecodeFooter(trailer, stored)
+		c, copyErr = openContents(trailer, stored, whole)
 	}
 	if copyErr != nil {
-		return nil, nil, withoutCopy(err, copyErr)
+		return nil, contents{}, withoutCopy(err, copyErr)
 	}
 	a.warnOfObject(object, err)
 	a.learn(trailer)
-	return trailer, footer, nil
+	return trailer, c, nil
 }
 
 // withoutCopy is err, and why there is no copy of what is damaged.
@@ -72,23 +88,23 @@ func (a *Archive) warnOfObject(object ObjectInfo, err error) {
 }
 
 // ownMetadata reads trailer and footer from the object itself and nowhere else.
-func (a *Archive) ownMetadata(ctx context.Context, object ObjectInfo, tail int64, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, *eventlog.Footer, error) {
+func (a *Archive) ownMetadata(ctx context.Context, object ObjectInfo, tail int64, whole bool, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, contents, error) {
 	for attempt := 0; ; attempt++ {
 		trailer, stored, err := a.ownStored(ctx, object, tail, admit)
 		var refused *notAdmitted
 		if errors.As(err, &refused) {
-			return nil, nil, refused.err
+			return nil, contents{}, refused.err
 		}
-		var footer *eventlog.Footer
+		var c contents
 		if err == nil {
-			footer, err = eventlog.DecodeFooter(trailer, stored)
+			c, err = openContents(trailer, stored, whole)
 		}
 		if err == nil {
 			a.learn(trailer)
-			return trailer, footer, nil
+			return trailer, c, nil
 		}
 		if !errors.Is(err, eventlog.ErrObjectDamaged) || attempt == rereads {
-			return nil, nil, a.objectError(object, err)
+			return nil, contents{}, a.objectError(object, err)
 		}
 	}
 }

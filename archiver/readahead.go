@@ -31,17 +31,17 @@ const (
 
 // metadata is what one object says, on its way from a read to its use.
 type metadata struct {
-	object   ObjectInfo
-	index    *IndexInfo // the index object that it came from; nil: the object itself
-	offset   int64      // of the footer in the index object
-	trailer  *eventlog.Trailer
-	footer   *eventlog.Footer
+	object  ObjectInfo
+	index   *IndexInfo // the index object that it came from; nil: the object itself
+	offset  int64      // of the footer in the index object
+	trailer *eventlog.Trailer
+	contents
 	err      error
 	stored   int64           // of storedBudget, held until decoded
 	weight   int64           // of aheadBudget, held until used
 	after    <-chan struct{} // closed when the object before has had its turn
 	admitted chan struct{}   // closed once weight is held, or never will be
-	done     chan struct{}   // closed when trailer, footer and err are set
+	done     chan struct{}   // closed when trailer, contents and err are set
 }
 
 // ahead reads the metadata of a list of objects ahead of its use.
@@ -52,6 +52,7 @@ type metadata struct {
 // that a later one holds.
 type ahead struct {
 	archive *Archive
+	whole   bool // entries are decoded, too
 	decoded *semaphore.Weighted
 	stored  *semaphore.Weighted
 	queue   chan *metadata
@@ -62,14 +63,14 @@ type ahead struct {
 
 // readAhead calls use with the metadata of each object, in order, while the
 // next ones are being read: out of index objects where there are any that fit,
-// else from the objects. It returns the first error, after all its goroutines
-// have ended.
-func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, indexes []IndexInfo, use func(*metadata) error) error {
+// else from the objects. Footers are decoded if whole is set. It returns the
+// first error, after all its goroutines have ended.
+func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, indexes []IndexInfo, whole bool, use func(*metadata) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	first := make(chan struct{})
 	close(first)
 	r := &ahead{
-		archive: a, before: first, queue: make(chan *metadata, readsAhead),
+		archive: a, whole: whole, before: first, queue: make(chan *metadata, readsAhead),
 		decoded: semaphore.NewWeighted(aheadBudget), stored: semaphore.NewWeighted(storedBudget),
 	}
 	defer r.running.Wait()
@@ -219,9 +220,9 @@ func (r *ahead) readObject(ctx context.Context, m *metadata) {
 	defer close(m.done)
 	admit := sync.OnceFunc(func() { close(m.admitted) })
 	defer admit()
-	m.trailer, m.footer, m.err = r.archive.metadata(ctx, m.object, r.guess.next(), func(t *eventlog.Trailer) error {
+	m.trailer, m.contents, m.err = r.archive.metadata(ctx, m.object, r.guess.next(), r.whole, func(t *eventlog.Trailer) error {
 		defer admit()
-		return r.admit(ctx, m, decodedSize(t))
+		return r.admit(ctx, m, r.decodedSize(t))
 	})
 	if m.err == nil {
 		r.guess.note(m.trailer)
@@ -244,8 +245,12 @@ func (r *ahead) admit(ctx context.Context, m *metadata, weight int64) error {
 }
 
 // decodedSize is about what a footer takes in memory while it is decoded.
-func decodedSize(t *eventlog.Trailer) int64 {
-	return int64(t.FooterSize) + int64(t.FooterRawSize) + int64(t.Events)*int64(unsafe.Sizeof(eventlog.Entry{}))
+func (r *ahead) decodedSize(t *eventlog.Trailer) int64 {
+	size := int64(t.FooterSize) + int64(t.FooterRawSize)
+	if r.whole {
+		size += int64(t.Events) * int64(unsafe.Sizeof(eventlog.Entry{}))
+	}
+	return size
 }
 
 // dispatchIndex reads the objects' footers out of an index object that matches
@@ -373,10 +378,10 @@ func (r *ahead) transfer(ctx context.Context, piece *[]*metadata) (err error) {
 // is read from the object itself.
 func (r *ahead) decode(ctx context.Context, m *metadata, stored []byte) {
 	defer close(m.done)
-	m.err = r.admit(ctx, m, decodedSize(m.trailer))
+	m.err = r.admit(ctx, m, r.decodedSize(m.trailer))
 	close(m.admitted)
 	if m.err == nil {
-		m.footer, m.err = eventlog.DecodeFooter(m.trailer, stored)
+		m.contents, m.err = openContents(m.trailer, stored, r.whole)
 	}
 	if m.stored > 0 {
 		r.stored.Release(m.stored)
@@ -389,7 +394,7 @@ func (r *ahead) decode(ctx context.Context, m *metadata, stored []byte) {
 		r.archive.warnOfIndex(*m.index, m.err)
 		m.index = nil
 		// Its weight stays the one that the index object's lie had.
-		m.trailer, m.footer, m.err = r.archive.Metadata(ctx, m.object)
+		m.trailer, m.contents, m.err = r.archive.metadata(ctx, m.object, tailSize, r.whole, func(*eventlog.Trailer) error { return nil })
 	}
 }
 

@@ -121,6 +121,11 @@ func DecodeFooter(t *Trailer, compressed []byte) (*Footer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.Decode()
+}
+
+// Decode decodes all entries at once.
+func (p *Packed) Decode() (*Footer, error) {
 	footer := &Footer{Entries: make([]Entry, p.count), Cleaned: p.Cleaned, Horizon: p.Horizon}
 	r := p.reader()
 	for i := range footer.Entries {

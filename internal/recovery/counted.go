@@ -10,13 +10,18 @@ import (
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/projector"
 )
 
 // Counted tells p of every batch of history: one for each object, where that
 // is an archive; and how long it was waited for. events, which may be nil,
 // counts what the batches hold.
 func Counted(history eventlog.History, p *progress.Progress, events *atomic.Uint64) eventlog.History {
-	return counted{history, p, events}
+	c := counted{history, p, events}
+	if packed, ok := history.(projector.PackedSource); ok {
+		return countedPacked{c, packed}
+	}
+	return c
 }
 
 type counted struct {
@@ -25,18 +30,33 @@ type counted struct {
 	events   *atomic.Uint64
 }
 
+// countedPacked is counted for what need not be decoded.
+type countedPacked struct {
+	counted
+	packed projector.PackedSource
+}
+
+func (c countedPacked) FollowPacked(ctx context.Context, from eventlog.Seq) iter.Seq2[*eventlog.Packed, error] {
+	return counting(c.counted, c.packed.FollowPacked(ctx, from), (*eventlog.Packed).Events)
+}
+
 func (c counted) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
-	return func(yield func(eventlog.Batch, error) bool) {
+	return counting(c, c.history.Follow(ctx, from), func(b eventlog.Batch) int { return len(b.Entries) })
+}
+
+// counting tells of all that is yielded.
+func counting[T any](c counted, all iter.Seq2[T, error], events func(T) int) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		began := time.Now()
-		for batch, err := range c.history.Follow(ctx, from) {
+		for part, err := range all {
 			c.progress.Wait(time.Since(began))
-			if !yield(batch, err) {
+			if !yield(part, err) || err != nil {
 				return
 			}
 			c.progress.Add(1)
-			c.progress.AddEvents(len(batch.Entries))
+			c.progress.AddEvents(events(part))
 			if c.events != nil {
-				c.events.Add(uint64(len(batch.Entries)))
+				c.events.Add(uint64(events(part)))
 			}
 			began = time.Now()
 		}

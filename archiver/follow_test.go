@@ -19,8 +19,37 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 )
 
-// follow reads all that Follow yields.
+// follow reads all that Follow yields, and checks that FollowPacked yields the
+// same.
 func follow(t *testing.T, a *archiver.Archive, from eventlog.Seq) ([]eventlog.Entry, error) {
+	t.Helper()
+	entries, err := followDecoded(t, a, from)
+	packed, packedErr := followPacked(t, a, from)
+	expectEntries(t, packed, entries)
+	if fmt.Sprint(packedErr) != fmt.Sprint(err) {
+		t.Errorf("packed: %v, decoded: %v", packedErr, err)
+	}
+	return entries, err
+}
+
+func followPacked(t *testing.T, a *archiver.Archive, from eventlog.Seq) ([]eventlog.Entry, error) {
+	t.Helper()
+	var entries []eventlog.Entry
+	for packed, err := range a.FollowPacked(t.Context(), from) {
+		if err != nil {
+			return entries, err
+		}
+		for batch, err := range packed.Follow(t.Context(), from) {
+			if err != nil {
+				return entries, err
+			}
+			entries = append(entries, batch.Entries...)
+		}
+	}
+	return entries, nil
+}
+
+func followDecoded(t *testing.T, a *archiver.Archive, from eventlog.Seq) ([]eventlog.Entry, error) {
 	t.Helper()
 	var entries []eventlog.Entry
 	for batch, err := range a.Follow(t.Context(), from) {
@@ -100,7 +129,7 @@ func TestAPlaceInALongLogIsFoundWithFewRequests(t *testing.T) {
 	h := newHistory(t, 1000, 1)
 	bucket := buckettest.NewFaulty(h)
 	a := open(t, bucket)
-	entries, err := follow(t, a, h.entries[990].Event.Seq)
+	entries, err := followDecoded(t, a, h.entries[990].Event.Seq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +138,7 @@ func TestAPlaceInALongLogIsFoundWithFewRequests(t *testing.T) {
 		t.Errorf("%d requests to read the last 10 of 1,000 objects", n)
 	}
 	before := bucket.Calls(buckettest.Get)
-	if _, err := follow(t, a, h.last); err != nil {
+	if _, err := followDecoded(t, a, h.last); err != nil {
 		t.Fatal(err)
 	}
 	if n := bucket.Calls(buckettest.Get) - before; n > 1 {

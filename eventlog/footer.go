@@ -133,7 +133,10 @@ func (p *Packed) Decode() (*Footer, error) {
 			return nil, err
 		}
 	}
-	return footer, r.end()
+	if err := r.end(); err != nil {
+		return nil, err
+	}
+	return footer, nil
 }
 
 func decompressFooter(t *Trailer, compressed []byte) ([]byte, error) {

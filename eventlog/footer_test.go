@@ -4,11 +4,14 @@ package eventlog_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -35,7 +38,70 @@ func decodeRaw(trailer eventlog.Trailer, raw []byte) (*eventlog.Footer, error) {
 	stored := eventlog.CompressFooter(raw)
 	trailer.FooterSize, trailer.FooterRawSize = uint64(len(stored)), uint64(len(raw))
 	trailer.FooterSum = eventlog.Checksum(stored)
-	return eventlog.DecodeFooter(&trailer, stored)
+	footer, err := eventlog.DecodeFooter(&trailer, stored)
+	if again, otherErr := decodeOneByOne(&trailer, stored); !reflect.DeepEqual(again, footer) || fmt.Sprint(otherErr) != fmt.Sprint(err) {
+		panic(fmt.Sprintf("decoded at once: %v, %v; one by one: %v, %v", footer, err, again, otherErr))
+	}
+	return footer, err
+}
+
+// decodeOneByOne is DecodeFooter by way of Packed.Follow.
+func decodeOneByOne(trailer *eventlog.Trailer, stored []byte) (*eventlog.Footer, error) {
+	packed, err := eventlog.OpenFooter(trailer, stored)
+	if err != nil {
+		return nil, err
+	}
+	footer := &eventlog.Footer{Entries: make([]eventlog.Entry, 0, packed.Events()), Cleaned: packed.Cleaned, Horizon: packed.Horizon}
+	for batch, err := range packed.Follow(context.Background(), 0) {
+		if err != nil {
+			return nil, err
+		}
+		footer.Entries = append(footer.Entries, batch.Entries...)
+	}
+	return footer, nil
+}
+
+func TestAPackedFooterIsFollowedFromAnyEventToAnyOther(t *testing.T) {
+	b := newBuilder()
+	for i := range uint32(1000) {
+		b.add(eventlog.Event{Seq: eventlog.MakeSeq(2, i+1), Type: eventlog.BlockStored, Actor: fmt.Sprint("user:", i/100), Kind: eventlog.KindData, Length: uint64(i % 3)})
+	}
+	object := b.object()
+	trailer := b.trailer
+	packed, err := eventlog.OpenFooter(&trailer, object[trailer.FooterOffset:trailer.FooterOffset+trailer.FooterSize])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ from, upto, first, last uint32 }{
+		{0, 0, 1, 1000}, {1, 1000, 1, 1000}, {128, 128, 128, 128}, {129, 0, 129, 1000}, {500, 2000, 500, 1000}, {1000, 0, 1000, 1000}, {1001, 0, 0, 0}, {7, 6, 0, 0},
+	} {
+		p := packed
+		if tc.upto != 0 {
+			p = packed.UpTo(eventlog.MakeSeq(2, tc.upto))
+		}
+		var got []eventlog.Entry
+		for batch, err := range p.Follow(t.Context(), eventlog.MakeSeq(2, tc.from)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, batch.Entries...)
+		}
+		var want []eventlog.Entry
+		if tc.first != 0 {
+			want = b.entries[tc.first-1 : tc.last]
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%+v: %d entries, want %d", tc, len(got), len(want))
+		}
+		for i := range want {
+			if !bytes.Equal(got[i].Raw, want[i].Raw) || got[i].Event.Actor != want[i].Event.Actor || got[i].Placement.Offset != want[i].Placement.Offset {
+				t.Errorf("%+v: entry %d is %+v, want %+v", tc, i, got[i], want[i])
+			}
+		}
+	}
+	if packed.Events() != 1000 {
+		t.Errorf("%d events", packed.Events())
+	}
 }
 
 func TestFootersThatDoNotCoverWhatTheTrailerSaysAreRefused(t *testing.T) {

@@ -32,7 +32,7 @@ import (
 // the clock or anything else, so the same events make the same rows whether
 // they come live, in a rebuild or in a recovery. What it must rely on it
 // states as expectations, which the sink checks: by look-up when live, in the
-// merge when bulk.
+// merge when bulk. It is called by several goroutines at the same time.
 type Projector interface {
 	// Name of the view, also of its directory: "machine", "block".
 	Name() string
@@ -52,6 +52,7 @@ type Source interface {
 	// Follow yields every event from seq from on, in order, in batches that
 	// are never empty, up to the end it knew when it was called, or, at the
 	// source's choice, on until ctx ends. Batches that were yielded are not
-	// changed any more: several views may read one at the same time, later.
+	// changed any more, unless the source says so: several views may read one
+	// at the same time, later.
 	Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error]
 }

@@ -3,6 +3,7 @@
 package projector
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -26,6 +27,7 @@ type section struct {
 	changes Changes
 	seqs    []eventlog.Seq   // of the events that made changes.ops, the first of each
 	known   map[string]int32 // by table and key: index of the op that takes more in
+	recent  [256]int32       // the same for those met last, index + 1, by recentSlot
 	events  int
 	last    eventlog.Seq // the last event in it
 	mark    *noted       // which it ends with; nil: the fold ends
@@ -40,6 +42,7 @@ func (f *fold) reset() {
 		s.changes.reset()
 		s.seqs, s.events, s.last, s.mark = s.seqs[:0], 0, 0, nil
 		clear(s.known)
+		s.recent = [256]int32{}
 	}
 	f.used = 0
 }
@@ -77,21 +80,41 @@ func (*fold) settle(eventlog.Seq, int64, bool) (bool, error) { return false, nil
 
 // take folds one change in.
 func (s *section) take(seq eventlog.Seq, c *Changes, o *op) {
-	s.key = append(append(s.key[:0], o.table.ID), c.bytes(o.key)...)
-	folds := o.kind == opAdd || o.kind == opRequire && o.want == 0
-	if !folds {
+	key := c.bytes(o.key)
+	slot := recentSlot(o.table, key)
+	if o.kind != opAdd && (o.kind != opRequire || o.want != 0) {
+		s.key = append(append(s.key[:0], o.table.ID), key...)
 		delete(s.known, string(s.key)) // what comes later speaks of another row
+		s.recent[slot] = 0
 		s.append(seq, c, o)
 		return
 	}
-	at, found := s.known[string(s.key)]
-	switch {
-	case !found:
-		s.known[string(s.key)] = int32(len(s.changes.ops))
-		s.append(seq, c, o)
-	case o.kind == opAdd:
+	at := s.recent[slot] - 1
+	if at < 0 || !s.changes.ops[at].takes(o) || !bytes.Equal(s.changes.bytes(s.changes.ops[at].key), key) {
+		s.key = append(append(s.key[:0], o.table.ID), key...)
+		known, found := s.known[string(s.key)]
+		if at = known; !found || !s.changes.ops[at].takes(o) {
+			at = int32(len(s.changes.ops))
+			s.known[string(s.key)], s.recent[slot] = at, at+1
+			s.append(seq, c, o)
+			return
+		}
+		s.recent[slot] = at + 1
+	}
+	if o.kind == opAdd {
 		s.changes.ops[at].fold(o)
 	}
+}
+
+// takes reports whether a change of the same row can be folded into o.
+func (o *op) takes(other *op) bool { return o.table == other.table && o.kind == other.kind }
+
+// recentSlot returns where in recent the change of a key is looked for.
+func recentSlot(table *Table, key []byte) uint8 {
+	if len(key) == 0 {
+		return table.ID
+	}
+	return table.ID<<5 ^ key[len(key)-1]
 }
 
 func (s *section) append(seq eventlog.Seq, c *Changes, o *op) {

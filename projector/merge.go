@@ -350,7 +350,7 @@ func (t *tournament) before(a, b int) bool {
 	if t.over[a] || t.over[b] {
 		return !t.over[a] && t.over[b]
 	}
-	if order := bytes.Compare(t.cursors[a].record.key, t.cursors[b].record.key); order != 0 {
+	if order := t.cursors[a].compareKeys(t.cursors[b]); order != 0 {
 		return order < 0
 	}
 	return a < b

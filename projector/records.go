@@ -3,8 +3,6 @@
 package projector
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -133,26 +131,22 @@ func splitRecord(b []byte, r *record) (int, error) {
 // fast.
 const groupSize = 10
 
-// recordBuffer gathers records in the order of the events.
+// recordBuffer gathers the records of a stretch in the order of its events.
 type recordBuffer struct {
-	limit  int // bytes to expect; it takes more
 	bytes  []byte
-	sorted []recordRef
-	groups map[string]int32 // of keys, to index
+	groups map[string]int32 // of keys, to index in names
 	names  []string
-	refs   []recordRef
+	refs   []bufferedRecord
 }
 
-// recordRef is one record in a recordBuffer.
-type recordRef struct {
-	next  uint64 // the 8 bytes of the key behind its group
+// bufferedRecord is one record in a recordBuffer.
+type bufferedRecord struct {
+	next  uint64 // see leading
 	at    uint32 // in bytes
 	group int32
 }
 
-func newRecordBuffer(limit int) *recordBuffer {
-	return &recordBuffer{limit: limit, groups: map[string]int32{}}
-}
+func newRecordBuffer() *recordBuffer { return &recordBuffer{groups: map[string]int32{}} }
 
 // add appends one change. The caller sees to it that bytes stays below 4 GiB.
 func (b *recordBuffer) add(seq eventlog.Seq, c *Changes, o *op) {
@@ -160,35 +154,13 @@ func (b *recordBuffer) add(seq eventlog.Seq, c *Changes, o *op) {
 	b.bytes = appendRecord(b.bytes, seq, c, o)
 	key := recordKey(b.bytes[at:])
 	n := min(len(key), groupSize)
-	b.refs = append(b.refs, recordRef{next: leading(key[n:]), at: uint32(at), group: b.group(key[:n])})
-}
-
-// group returns the number of a group.
-func (b *recordBuffer) group(name []byte) int32 {
-	group, known := b.groups[string(name)]
+	group, known := b.groups[string(key[:n])]
 	if !known {
 		group = int32(len(b.names))
-		b.names = append(b.names, string(name))
+		b.names = append(b.names, string(key[:n]))
 		b.groups[b.names[group]] = group
 	}
-	return group
-}
-
-// join appends all records of other, which are of later events.
-func (b *recordBuffer) join(other *recordBuffer) {
-	at := len(b.bytes)
-	if need := at + len(other.bytes); need > cap(b.bytes) { // at once, not by halves
-		b.bytes = slices.Grow(b.bytes, max(b.limit+b.limit/8, need)-at)
-	}
-	b.bytes = append(b.bytes, other.bytes...)
-	groups := make([]int32, len(other.names))
-	for i, name := range other.names {
-		groups[i] = b.group([]byte(name))
-	}
-	b.refs = slices.Grow(b.refs, len(other.refs))
-	for _, ref := range other.refs {
-		b.refs = append(b.refs, recordRef{next: ref.next, at: uint32(at) + ref.at, group: groups[ref.group]})
-	}
+	b.refs = append(b.refs, bufferedRecord{next: leading(key[n:]), at: uint32(at), group: group})
 }
 
 // leading returns the first 8 bytes of key as a number, zeros behind its end.
@@ -204,54 +176,4 @@ func leading(key []byte) uint64 {
 func (b *recordBuffer) reset() {
 	b.bytes, b.refs, b.names = b.bytes[:0], b.refs[:0], b.names[:0]
 	clear(b.groups)
-}
-
-// sort orders the records by key, those of one key as they came: by seq.
-func (b *recordBuffer) sort() []recordRef {
-	order := make([]int32, len(b.names))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortFunc(order, func(x, y int32) int { return cmp.Compare(b.names[x], b.names[y]) })
-	rank := make([]int32, len(order))
-	for place, group := range order {
-		rank[group] = int32(place)
-	}
-	shift := 56 // 256 parts of each group, fewer where there are many groups
-	for len(order)<<(64-shift) > 2*len(b.refs)+1<<16 && shift < 64 {
-		shift++
-	}
-	slot := func(ref *recordRef) int { return int(ref.group)<<(64-shift) + int(ref.next>>shift) }
-	bounds := make([]int, len(order)<<(64-shift)+1)
-	for i := range b.refs {
-		ref := &b.refs[i]
-		ref.group = rank[ref.group]
-		bounds[slot(ref)+1]++
-	}
-	for i := 1; i < len(bounds); i++ {
-		bounds[i] += bounds[i-1]
-	}
-	sorted := slices.Grow(b.sorted[:0], len(b.refs))[:len(b.refs)]
-	b.sorted = sorted
-	next := slices.Clone(bounds)
-	for i := range b.refs {
-		at := slot(&b.refs[i])
-		sorted[next[at]] = b.refs[i]
-		next[at]++
-	}
-	for i := range len(bounds) - 1 {
-		slices.SortFunc(sorted[bounds[i]:bounds[i+1]], b.compare)
-	}
-	return sorted
-}
-
-// compare orders two records of one group.
-func (b *recordBuffer) compare(x, y recordRef) int {
-	if x.next != y.next {
-		return cmp.Compare(x.next, y.next)
-	}
-	if order := bytes.Compare(recordKey(b.bytes[x.at:]), recordKey(b.bytes[y.at:])); order != 0 {
-		return order
-	}
-	return cmp.Compare(x.at, y.at)
 }

@@ -4,6 +4,7 @@ package projector
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -44,25 +45,21 @@ type runInfo struct {
 	Sum     uint32 `json:"sum"` // the CRC that its trailer ends with
 }
 
-// writeRun writes the records of b, in the order of sorted, to path. It is not
-// synced; see verifyRun.
-func writeRun(path string, b *recordBuffer, sorted []recordRef) (info runInfo, err error) {
+// writeRun writes the records of b, in order, to path. It is not synced; see
+// verifyRun.
+func writeRun(path string, b *runBuffer) (info runInfo, err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return info, fmt.Errorf("make a sorted run: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	w := &runWriter{out: file, block: make([]byte, runBlockHead, 2*runBlock)}
-	for _, ref := range sorted {
-		at := b.bytes[ref.at:]
-		size := recordSizeSize + int(binary.BigEndian.Uint32(at))
-		w.add(at[:size])
-	}
+	b.each(w.add)
 	w.finish()
 	if w.err != nil {
 		return info, fmt.Errorf("write a sorted run: %w", w.err)
 	}
-	return runInfo{Size: w.offset, Records: uint64(len(sorted)), Sum: w.sum}, nil
+	return runInfo{Size: w.offset, Records: b.records, Sum: w.sum}, nil
 }
 
 type runWriter struct {
@@ -220,7 +217,28 @@ type runCursor struct {
 	block    []byte // what is left of the present one
 	buf      []byte
 	record   record
+	head     [3]uint64 // of the record's key, see heads
 	err      error
+}
+
+// heads returns the first 24 bytes of a key as numbers: most keys are told
+// apart by them.
+func heads(key []byte) [3]uint64 {
+	if len(key) >= 24 {
+		be := binary.BigEndian
+		return [3]uint64{be.Uint64(key), be.Uint64(key[8:]), be.Uint64(key[16:])}
+	}
+	return [3]uint64{leading(key), leading(key[min(len(key), 8):]), leading(key[min(len(key), 16):])}
+}
+
+// compareKeys compares the keys of the records that two cursors stand on.
+func (c *runCursor) compareKeys(other *runCursor) int {
+	for i, head := range c.head {
+		if head != other.head[i] {
+			return cmp.Compare(head, other.head[i])
+		}
+	}
+	return bytes.Compare(c.record.key, other.record.key)
 }
 
 // advance reads the next record; false at the end and on an error.
@@ -240,6 +258,7 @@ func (c *runCursor) advance() bool {
 			continue
 		}
 		c.from = nil
+		c.head = heads(c.record.key)
 		return c.to == nil || bytes.Compare(c.record.key, c.to) < 0
 	}
 	return false

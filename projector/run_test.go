@@ -81,17 +81,21 @@ func TestTheFormOfARecord(t *testing.T) {
 func TestARunIsInOrder(t *testing.T) {
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		b := newRecordBuffer(0)
+		b, part := newRunBuffer(), newRecordBuffer()
 		var c Changes
 		var want []string
 		for seq := range eventlog.Seq(3000) {
 			o := someChange(rng, &c)
-			b.add(seq, &c, o)
+			if part.add(seq, &c, o); rng.IntN(10) == 0 {
+				b.join(part)
+				part.reset()
+			}
 			want = append(want, fmt.Sprintf("%x %012d", append([]byte{o.table.ID}, c.bytes(o.key)...), seq))
 		}
+		b.join(part)
 		slices.Sort(want)
 		path := filepath.Join(t.TempDir(), "run")
-		info, err := writeRun(path, b, b.sort())
+		info, err := writeRun(path, b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,8 +22,8 @@ type sorter struct {
 	projector Projector
 	dir       string // of the runs
 	limit     int    // bytes of records to gather for a run
-	buffer    *recordBuffer
-	spare     *recordBuffer
+	buffer    *runBuffer
+	spare     *runBuffer
 	journal   journal
 	writing   chan error // holds the outcome of the run being written; nil: none is
 }
@@ -71,7 +71,7 @@ func newSorter(p Projector, dir, input string, limit int) (*sorter, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a scratch directory for sorted runs: %w", err)
 	}
-	s := &sorter{projector: p, dir: dir, limit: limit, buffer: newRecordBuffer(limit), spare: newRecordBuffer(limit),
+	s := &sorter{projector: p, dir: dir, limit: limit, buffer: newRunBuffer(), spare: newRunBuffer(),
 		journal: journal{Format: runVersion, Input: input, View: p.Name(), Version: p.Version()}}
 	found, err := readJournal(filepath.Join(dir, journalName))
 	if err != nil {
@@ -180,7 +180,7 @@ func (s *sorter) compare(entry *eventlog.Entry, last, horizon eventlog.Seq) erro
 
 // settle ends a run once enough is gathered, or when asked to.
 func (s *sorter) settle(position eventlog.Seq, time int64, now bool) error {
-	if position == s.position() || (!now && len(s.buffer.bytes) < s.limit) {
+	if position == s.position() || (!now && s.buffer.size < s.limit) {
 		return nil
 	}
 	if err := s.wait(); err != nil {
@@ -190,7 +190,7 @@ func (s *sorter) settle(position eventlog.Seq, time int64, now bool) error {
 	s.journal.Stops = append(s.journal.Stops, stop{Position: position, Time: time,
 		Run: runInfo{File: fmt.Sprintf("%06d.run", len(s.journal.Stops))}})
 	s.writing = make(chan error, 1)
-	go func(b *recordBuffer, j journal) { s.writing <- s.write(b, j) }(s.spare, s.journal)
+	go func(b *runBuffer, j journal) { s.writing <- s.write(b, j) }(s.spare, s.journal)
 	if now {
 		return s.wait()
 	}
@@ -208,9 +208,9 @@ func (s *sorter) wait() error {
 }
 
 // write makes b the last run of j.
-func (s *sorter) write(b *recordBuffer, j journal) error {
+func (s *sorter) write(b *runBuffer, j journal) error {
 	last := &j.Stops[len(j.Stops)-1]
-	info, err := writeRun(filepath.Join(s.dir, last.Run.File), b, b.sort())
+	info, err := writeRun(filepath.Join(s.dir, last.Run.File), b)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ type gatheredRecords struct {
 	marks   []noted
 }
 
-func newGatheredRecords() *gatheredRecords { return &gatheredRecords{records: newRecordBuffer(0)} }
+func newGatheredRecords() *gatheredRecords { return &gatheredRecords{records: newRecordBuffer()} }
 
 func (g *gatheredRecords) reset() {
 	g.records.reset()

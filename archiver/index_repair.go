@@ -17,8 +17,8 @@ type RunReport struct {
 	Was         RunState  // before
 	Why         error     // it was not whole, nil when it was or was missing
 	Written     bool      // Index was written
-	// Damaged are objects whose own metadata is damaged, and which only the
-	// index object describes.
+	// Damaged are objects whose own trailer is damaged, and which only the index
+	// object describes.
 	Damaged []ObjectInfo
 	Err     error // why it could not be written; the other runs go on
 }

@@ -198,10 +198,19 @@ const indexPatience = 10 * time.Minute
 func (x *Indexer) write(ctx context.Context, run uint64) (IndexInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, indexPatience)
 	defer cancel()
-	w := &indexWriter{archive: x.Archive, scratch: x.Scratch, local: x.local(run), allowed: func(ctx context.Context) error {
-		return x.Archive.stillOurs(ctx, x.Epoch)
-	}}
+	w := &indexWriter{archive: x.Archive, scratch: x.Scratch, local: x.local(run), allowed: x.allowed}
 	return w.write(ctx, run, 0)
+}
+
+// allowed returns nil when the log is known to be still ours.
+func (x *Indexer) allowed(ctx context.Context) error {
+	return retry(ctx, readLimit, func() error {
+		err := x.Archive.stillOurs(ctx, x.Epoch)
+		if errors.Is(err, ErrFenced) {
+			return permanent(err)
+		}
+		return err
+	})
 }
 
 // local returns the generations of a run that are at hand.

@@ -146,3 +146,12 @@ func TestTheJanitorWorksUntilItIsTold(t *testing.T) {
 		s.stop()
 	})
 }
+
+// empty takes the content out of a file, until the function returned is
+// called.
+func (w *world) empty(path string) (restore func()) {
+	data, err := os.ReadFile(path)
+	w.must(err)
+	w.must(os.Truncate(path, 0))
+	return func() { w.must(os.WriteFile(path, data, 0o600)) }
+}

@@ -433,3 +433,37 @@ func (g *tailGuess) learn(x *runIndex) {
 		g.note(entry.trailer)
 	}
 }
+
+// Cost is about what reading the metadata of an archive takes.
+type Cost struct {
+	Gets    uint64 // reads of index objects
+	Bytes   uint64 // of them
+	Indexed int    // objects whose metadata they have
+	Single  int    // objects that are read one by one
+}
+
+// Cost finds out what Follow would read for objects, from the list of index
+// objects. It takes them all for whole.
+func (a *Archive) Cost(ctx context.Context, objects []ObjectInfo) (Cost, error) {
+	if len(objects) == 0 {
+		return Cost{}, nil
+	}
+	indexes, err := a.IndexObjects(ctx, objects[0].First)
+	if err != nil {
+		return Cost{}, err
+	}
+	var cost Cost
+	for _, run := range runsOf(objects, indexes) {
+		if len(run.indexes) == 0 {
+			cost.Single += len(run.objects)
+			continue
+		}
+		cost.Indexed += len(run.objects)
+		size := run.indexes[0].Size
+		cost.Gets, cost.Bytes = cost.Gets+1, cost.Bytes+uint64(max(size, 0))
+		if size > wholeIndex {
+			cost.Gets += uint64(size/pieceSize) + 1
+		}
+	}
+	return cost, nil
+}

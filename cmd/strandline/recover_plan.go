@@ -47,6 +47,7 @@ type recoverPlan struct {
 	Last      eventlog.Seq `json:"last_seq"`
 	Missing   string       `json:"missing,omitempty"` // "" when nothing is
 	Sampled   int          `json:"sampled_objects"`
+	Indexed   int          `json:"indexed_objects"` // whose metadata index objects have
 	Events    uint64       `json:"estimated_events"`
 	Read      uint64       `json:"estimated_bytes_read"`
 	Requests  uint64       `json:"estimated_requests"`
@@ -120,19 +121,24 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	if err := errors.Join(err, os.RemoveAll(scratch)); err != nil {
 		return nil, err
 	}
-	plan.extrapolate(sample, before, bucket.Stats(), &asked.prices)
+	plan.extrapolate(sample, before, bucket.Stats(), found.Cost, &asked.prices)
 	return plan, nil
 }
 
-// extrapolate takes the sample for all of the archive.
-func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, prices *prices) {
-	p.Sampled = sample.Objects
+// extrapolate takes the sample for all of the archive. What is read out of
+// index objects needs no sample: their sizes are listed.
+func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, cost archiver.Cost, prices *prices) {
+	p.Sampled, p.Indexed = sample.Objects, cost.Indexed
 	times := float64(p.Objects) / float64(max(sample.Objects, 1))
 	if sample.Events > 0 {
 		times = float64(p.Events) / float64(sample.Events)
 	}
 	p.Read = uint64(float64(after.Bytes-before.Bytes) * times)
 	gets := float64(after.Gets-before.Gets) * times
+	if cost.Indexed > 0 {
+		p.Read = cost.Bytes + cost.Bytes/uint64(cost.Indexed)*uint64(cost.Single)
+		gets = float64(cost.Gets) + float64(cost.Single)
+	}
 	p.Requests = uint64(gets) + after.Lists
 	p.Dollars = gets/1000*prices.gets + float64(after.Lists)/1000*prices.lists + float64(p.Read)/1e9*prices.bytes
 	if sample.Seconds > 0 {
@@ -164,6 +170,7 @@ func (p *recoverPlan) print(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "archive  %s, log %s\n", p.Archive, p.LogID)
 	fmt.Fprintf(w, "holds    %d objects, %s, up to event %s; none is missing\n", p.Objects, humanize.IBytes(uint64(max(p.Bytes, 0))), p.Last)
+	fmt.Fprintf(w, "index    index objects have the metadata of %d of them\n", p.Indexed)
 	fmt.Fprintf(w, "sampled  the first %d objects; from them, about:\n", p.Sampled)
 	fmt.Fprintf(w, "read     %d requests, %s of metadata, no payload: $%.2f\n", p.Requests, humanize.IBytes(p.Read), p.Dollars)
 	fmt.Fprintf(w, "disk     %s while it runs, %s are free\n", humanize.IBytes(p.Disk), humanize.IBytes(p.Free))

@@ -21,6 +21,7 @@ type Found struct {
 	ArchiveEnd eventlog.Seq
 	Events     uint64 // exact unless many epochs hold them
 	Disk       uint64 // bytes that a recovery takes while it runs, about
+	Cost       archiver.Cost
 }
 
 // Look lists the archive and proves that nothing is missing: otherwise the
@@ -30,8 +31,12 @@ func Look(ctx context.Context, archive *archiver.Archive) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
+	cost, err := archive.Cost(ctx, objects)
+	if err != nil {
+		return Found{}, err
+	}
 	events, err := countEvents(ctx, archive, objects)
-	return Found{in.Objects, in.Bytes, in.ArchiveEnd, events, events * eventBytes}, err
+	return Found{in.Objects, in.Bytes, in.ArchiveEnd, events, events * eventBytes, cost}, err
 }
 
 // Sampled is what a recovery of an archive's beginning took.

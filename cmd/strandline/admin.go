@@ -162,6 +162,7 @@ func (a *app) logStatus(status *httpapi.Status, s *snapshot) {
 		bytes, _ := s.log.Backlog()
 		status.Backlog = httpapi.Backlog{Bytes: uint64(bytes), Limit: uint64(a.cfg.MaxBacklog), Generations: unarchived(s.log, archived)}
 		status.LastUpload = lastUpload(s.serving.shipper)
+		status.Checkpoint = checkpointStatus(s.serving.taker)
 	}
 	if err := s.log.Err(); err != nil && s.serving != nil && status.Stopped == "" {
 		status.Stopped = err.Error()
@@ -303,6 +304,7 @@ func (a *app) gauges() metrics.State {
 	for _, view := range a.views.views() {
 		state.Views = append(state.Views, a.viewGauge(&s, view, state.Committed))
 	}
+	state.Checkpoint = checkpointGauge(s.serving.taker)
 	if barred, err := a.views.machine.BarredMachines(context.Background()); err == nil {
 		state.Barred = len(barred)
 	}

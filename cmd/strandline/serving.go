@@ -15,6 +15,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/checkpoint"
 	"github.com/strandline-project/strandline/internal/feed"
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/projector"
@@ -29,13 +30,16 @@ type serving struct {
 	recorder *blockstore.Recorder
 	shipper  *archiver.Shipper
 	janitor  *archiver.Janitor
+	taker    *checkpoint.Taker
 
 	readers   sync.WaitGroup // views, their wakers, the publisher
 	stopRead  context.CancelFunc
 	shipping  sync.WaitGroup // shipper and janitor
 	stopShip  context.CancelFunc
 	stopClean context.CancelFunc // of the janitor
-	shipped   chan error         // what the shipper ended with
+	taking    sync.WaitGroup     // checkpoints
+	stopTake  context.CancelFunc
+	shipped   chan error // what the shipper ended with
 }
 
 // newServing opens the log behind started. Nothing runs on it before begin.
@@ -62,6 +66,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	s.recorder = a.newRecorder(log)
 	s.shipper = &archiver.Shipper{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Shipped: started.Shipped, Logger: a.log}
 	s.janitor = &archiver.Janitor{Archive: a.archive, Log: log, Dir: a.dir, Budget: int64(a.cfg.CacheSize), Logger: a.log, Now: time.Now}
+	s.taker = s.newTaker()
 	return s, nil
 }
 
@@ -107,6 +112,9 @@ func (s *serving) begin() {
 	clean, stopClean := context.WithCancel(context.Background())
 	s.stopClean = stopClean
 	s.shipping.Go(func() { s.janitor.Run(clean) })
+	take, stopTake := context.WithCancel(context.Background())
+	s.stopTake = stopTake
+	s.taking.Go(func() { s.taker.Run(take) })
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
 	s.recordWaivers(clean)
@@ -198,12 +206,14 @@ func (a *app) findOwner(ctx context.Context) {
 }
 
 // stop ends in order: writes, a last record of the views' digests, the log,
-// its shipping until the deadline. What cannot be shipped by then stays in the
-// WAL for the next start.
+// its shipping until the deadline, and a last checkpoint, if there is time left
+// for one. What cannot be shipped by then stays in the WAL for the next start.
 func (s *serving) stop(deadline time.Time) error {
 	a := s.app
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
+	s.stopTake()
+	s.taking.Wait()
 	if err := s.store.Close(ctx); err != nil {
 		a.log.Warn("some writes did not end", "error", err)
 	}
@@ -228,7 +238,11 @@ func (s *serving) stop(deadline time.Time) error {
 		return err
 	}
 	a.log.Info("stopped in order", "archived", s.log.Archived().String())
-	return s.markClean()
+	if err := s.markClean(); err != nil {
+		return err
+	}
+	s.lastCheckpoint(ctx)
+	return nil
 }
 
 // awaitViews waits until the views have applied all that is committed, the last

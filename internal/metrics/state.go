@@ -27,6 +27,8 @@ type State struct {
 	FeedPublished, FeedDropped, FeedRefused uint64
 	FeedConnected                           bool
 
+	Checkpoint CheckpointState
+
 	Poisoned, Fenced, Lossy bool
 	Barred                  int // machines
 	Warnings                int
@@ -43,6 +45,17 @@ type ViewState struct {
 	LagEvents uint64        // committed and not applied
 	LagTime   time.Duration // age of the oldest of them; 0 for none
 	Stopped   bool          // by a violation or an error
+}
+
+// CheckpointState is the newest checkpoint of the views, and what this process
+// did for all of them.
+type CheckpointState struct {
+	Seq   eventlog.Seq  // 0: there is none, and what follows is left out
+	Time  time.Time     // when it was taken
+	Took  time.Duration // 0: another process took it
+	Bytes uint64        // of its files
+
+	Uploaded, Taken, Failures uint64
 }
 
 // Modes a server can be in.
@@ -63,6 +76,9 @@ type stateCollector struct {
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
+
+	checkpointSeq, checkpointTime, checkpointTook, checkpointBytes *prometheus.Desc
+	checkpointUploaded, checkpointTaken, checkpointFailures        *prometheus.Desc
 }
 
 func newStateCollector() *stateCollector {
@@ -94,6 +110,13 @@ func newStateCollector() *stateCollector {
 		warnings:           desc("warnings", "Warnings that status shows now."),
 		recoveryDone:       desc("recovery_done", "Units done of the phase that runs now.", "phase"),
 		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
+		checkpointSeq:      desc("checkpoint_seq", "Event as of which the newest checkpoint of the views is: epoch * 2^32 + counter."),
+		checkpointTime:     desc("checkpoint_last_success_timestamp_seconds", "When the newest checkpoint of the views was taken."),
+		checkpointTook:     desc("checkpoint_duration_seconds", "How long the newest checkpoint took; 0 when an earlier process took it."),
+		checkpointBytes:    desc("checkpoint_bytes", "Bytes of the newest checkpoint, which a recovery transfers."),
+		checkpointUploaded: desc("checkpoint_uploaded_bytes_total", "Bytes uploaded for checkpoints: what the archive lacked."),
+		checkpointTaken:    desc("checkpoints_total", "Checkpoints taken."),
+		checkpointFailures: desc("checkpoint_failures_total", "Checkpoints, or removals of old ones, that failed."),
 	}
 }
 
@@ -108,6 +131,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
 		c.published, c.dropped, c.refused, c.connected, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
 		c.recoveryDone, c.recoveryExpected,
+		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
 	} {
 		out <- d
 	}
@@ -124,6 +148,7 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	c.collectLog(out, &s)
 	c.collectViews(out, &s)
 	c.collectFeed(out, &s)
+	c.collectCheckpoint(out, &s.Checkpoint)
 	c.collectHealth(out, &s)
 }
 
@@ -153,6 +178,19 @@ func (c *stateCollector) collectFeed(out chan<- prometheus.Metric, s *State) {
 	count(out, c.dropped, s.FeedDropped)
 	count(out, c.refused, s.FeedRefused)
 	gauge(out, c.connected, truth(s.FeedConnected))
+}
+
+func (c *stateCollector) collectCheckpoint(out chan<- prometheus.Metric, s *CheckpointState) {
+	count(out, c.checkpointUploaded, s.Uploaded)
+	count(out, c.checkpointTaken, s.Taken)
+	count(out, c.checkpointFailures, s.Failures)
+	if s.Seq == 0 {
+		return
+	}
+	gauge(out, c.checkpointSeq, float64(s.Seq))
+	gauge(out, c.checkpointTime, float64(s.Time.UnixMilli())/1000)
+	gauge(out, c.checkpointTook, s.Took.Seconds())
+	gauge(out, c.checkpointBytes, float64(s.Bytes))
 }
 
 func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {

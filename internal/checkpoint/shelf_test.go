@@ -336,3 +336,32 @@ func TestOneViewAloneIsRestored(t *testing.T) {
 		t.Errorf("the block view is there, too: %v", err)
 	}
 }
+
+// A checkpoint that is removed while it is restored is one that is not there.
+func TestACheckpointThatIsRemovedWhileItIsRestoredIsPassedOver(t *testing.T) {
+	w, older, newer, own := twoCheckpoints(t, 208)
+	opts := w.options(w.bucket)
+	faulty := buckettest.NewFaulty(w.bucket)
+	var removed sync.Once
+	faulty.Set(buckettest.Hooks{Before: func(_ context.Context, op buckettest.Op, key string) error {
+		if op == buckettest.Get && strings.HasPrefix(key, filePrefix) {
+			removed.Do(func() {
+				w.bucket.Remove(manifestKey(newer.Seq))
+				for _, key := range own {
+					w.bucket.Remove(key)
+				}
+			})
+		}
+		return nil
+	}})
+	shelf := *opts.Checkpoints.(*Shelf)
+	shelf.Archive = archiver.At(faulty, logID)
+	opts.Checkpoints = &shelf
+	result := w.recovered(opts)
+	if result.Checkpoint == nil || result.Checkpoint.Seq != older.Seq || len(result.Fallbacks) != 1 {
+		t.Errorf("from %+v after %+v", result.Checkpoint, result.Fallbacks)
+	}
+	if there, err := w.engine.Exists(shelf.Scratch); there || err != nil {
+		t.Errorf("files of a checkpoint that came to nothing are left: %v", err)
+	}
+}

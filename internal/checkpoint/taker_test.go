@@ -482,3 +482,36 @@ func TestAFailureIsToldAndTriedAgain(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A stop waits for no checkpoint.
+func TestACheckpointAtTheEndIsGivenUpWhenTimeIsOver(t *testing.T) {
+	w := newWorld(t, 110)
+	w.steps(30)
+	faulty := buckettest.NewFaulty(w.bucket)
+	ctx, over := context.WithCancel(t.Context())
+	puts := 0
+	faulty.Set(buckettest.Hooks{Before: func(ctx context.Context, op buckettest.Op, _ string) error {
+		if op != buckettest.Put {
+			return nil
+		}
+		if puts++; puts == 3 {
+			over()
+		}
+		return ctx.Err()
+	}})
+	taker := w.taker(faulty, Schedule{Every: time.Hour})
+	taker.Final(ctx)
+	if s := taker.Status(); s.Taken != 0 || s.Failures != 1 || len(w.manifests()) != 0 || puts != 3 {
+		t.Errorf("%+v, %d manifests after %d puts", s, len(w.manifests()), puts)
+	}
+	if _, err := os.Stat(w.path("scratch")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the copies are still there: %v", err)
+	}
+	// What was put by then is not put again.
+	puts = 0
+	taker = w.taker(faulty, Schedule{Every: time.Hour})
+	taker.Final(t.Context())
+	if s := taker.Status(); s.Taken != 1 || puts > len(taker.last.contents()) { // the manifest is one more
+		t.Errorf("%+v after %d puts for %d files", s, puts, len(taker.last.contents()))
+	}
+}

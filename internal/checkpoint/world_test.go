@@ -46,10 +46,10 @@ type world struct {
 	blocks   *projector.BlockView
 	runners  []*projector.Runner
 	clock    *clockwork.FakeClock
-	objects  int // archived
-	entries  int // in them
+	entries  int // archived
 
 	mu       sync.Mutex
+	objects  int           // owned by mu; archived
 	archived eventlog.Seq  // owned by mu
 	changed  chan struct{} // owned by mu; closed at each change of log or archive
 }
@@ -125,10 +125,16 @@ func (w *world) ship() {
 	if len(entries) == 0 {
 		return
 	}
-	w.objects++
 	w.entries += len(entries)
-	w.bucket.Set(archiver.Shipped(uint64(w.objects)).Key(), object(uint64(w.objects), entries))
-	w.change(func() { w.archived = entries[len(entries)-1].Event.Seq })
+	next := w.lastOrdinal() + 1
+	w.bucket.Set(archiver.Shipped(next).Key(), object(next, entries))
+	w.change(func() { w.objects, w.archived = int(next), entries[len(entries)-1].Event.Seq })
+}
+
+func (w *world) lastOrdinal() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return uint64(w.objects)
 }
 
 // object is an object without payloads: whoever reads one finds none.
@@ -177,7 +183,7 @@ func (w *world) wait(ctx context.Context, met func() bool) error {
 // taker is a process that takes checkpoints through bucket.
 func (w *world) taker(bucket archiver.Bucket, s Schedule) *Taker {
 	return New(Options{Archive: archiver.At(bucket, logID), Epoch: w.history.Log.Last().Epoch(), Writer: writer, Log: w, Engine: w.engine,
-		Views: w.views(), Dir: w.path("scratch"), Schedule: s, LastOrdinal: func() uint64 { return uint64(w.objects) }, Clock: w.clock, Logger: quiet})
+		Views: w.views(), Dir: w.path("scratch"), Schedule: s, LastOrdinal: w.lastOrdinal, Clock: w.clock, Logger: quiet})
 }
 
 // take takes a checkpoint.

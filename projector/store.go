@@ -35,6 +35,7 @@ const (
 	Live     Use = iota // small commits; a crash loses the last few
 	Bulk                // large commits; a crash loses all since the store last flushed by itself
 	ReadOnly            // no commits; nothing in the directory is changed
+	Amend               // a few commits on a copy: Bulk, and the files that are there stay as they are
 )
 
 // A Store is an ordered map from keys to values. One goroutine writes; any
@@ -55,8 +56,9 @@ type Store interface {
 	Ingest(ctx context.Context, names []string) error
 	// Flush makes all that was committed durable.
 	Flush() error
-	// Checkpoint makes a copy of the store, as it is now, in dir, which must
-	// not exist. Files that do not change any more are linked, not copied.
+	// Checkpoint flushes, so that a copy is of few bytes, and makes a copy of
+	// the store, as it is now, in dir, which must not exist. Files that do not
+	// change any more are linked, not copied. The writer goes on meanwhile.
 	Checkpoint(dir string) error
 	// Close flushes and closes. No snapshot may be open.
 	Close() error

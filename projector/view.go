@@ -85,7 +85,7 @@ func (v *View) load(use Use) error {
 		return nil
 	}
 	minimum := 1
-	if use == Bulk {
+	if use == Bulk || use == Amend {
 		minimum = bulkEvents
 	}
 	if v.sink, err = newStoreSink(v.projector, v.store, v.state, minimum); err != nil {
@@ -128,6 +128,9 @@ func (v *View) Close() error {
 
 // Name returns the name of the view: "machine", "block".
 func (v *View) Name() string { return v.projector.Name() }
+
+// Projector returns what the view is a view of.
+func (v *View) Projector() Projector { return v.projector }
 
 // Version returns the version of the view's projector.
 func (v *View) Version() uint32 { return v.projector.Version() }

@@ -167,6 +167,7 @@ func (a *app) logStatus(status *httpapi.Status, s *snapshot) {
 		bytes, _ := s.log.Backlog()
 		status.Backlog = httpapi.Backlog{Bytes: uint64(bytes), Limit: uint64(a.cfg.MaxBacklog), Generations: unarchived(s.log, archived)}
 		status.LastUpload = lastUpload(s.serving.shipper)
+		status.Checkpoint = checkpointStatus(s.serving.taker)
 	}
 	if err := s.log.Err(); err != nil && s.serving != nil && status.Stopped == "" {
 		status.Stopped = err.Error()
@@ -310,6 +311,7 @@ func (a *app) gauges() metrics.State {
 	}
 	index := s.serving.indexer.Stats()
 	state.IndexWritten, state.IndexFailed, state.IndexMissing = index.Written, index.Failed, index.Missing
+	state.Checkpoint = checkpointGauge(s.serving.taker)
 	if barred, err := a.views.machine.BarredMachines(context.Background()); err == nil {
 		state.Barred = len(barred)
 	}

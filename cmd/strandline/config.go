@@ -87,6 +87,16 @@ type Config struct {
 	// digests, against which a rebuild proves itself.
 	RecordEvery uint64 `name:"record-every" usage:"events between two records of the views' digests"`
 
+	// CheckpointEvery and CheckpointEvents say how often copies of the views
+	// are put into the archive, for recoveries to begin with: after so long, if
+	// anything changed, and after so many events; both 0 is never. A clean stop
+	// takes one, too. The newest CheckpointKeep are kept, and of each of the
+	// last CheckpointDays days the newest.
+	CheckpointEvery  time.Duration `name:"checkpoint-every" usage:"time between two checkpoints of the views in the archive; 0 is not by time"`
+	CheckpointEvents uint64        `name:"checkpoint-events" usage:"events between two checkpoints of the views; 0 is not by number"`
+	CheckpointKeep   uint64        `name:"checkpoint-keep" usage:"checkpoints kept in the archive, the newest"`
+	CheckpointDays   uint64        `name:"checkpoint-days" usage:"days of which the newest checkpoint is kept besides"`
+
 	// BodyMemory is what bodies in flight may take of memory, all together;
 	// the rest waits in files. MaxBody is the largest body that is accepted.
 	BodyMemory Size `name:"body-memory" usage:"memory for bodies in flight"`
@@ -106,16 +116,19 @@ type Config struct {
 // defaultConfig is what stands where nothing is said.
 func defaultConfig() Config {
 	return Config{
-		Listen:      "127.0.0.1:8000",
-		Admin:       "127.0.0.1:8001",
-		Ack:         AckCommitPoints,
-		AckTimeout:  50 * time.Second, // under the minute after which proxies give up
-		RecordEvery: 65536,
-		BodyMemory:  256 << 20,
-		MaxBody:     1 << 30,
-		MaxBacklog:  8 << 30,
-		CacheSize:   4 << 30,
-		LogLevel:    slog.LevelInfo,
+		Listen:          "127.0.0.1:8000",
+		Admin:           "127.0.0.1:8001",
+		Ack:             AckCommitPoints,
+		AckTimeout:      50 * time.Second, // under the minute after which proxies give up
+		RecordEvery:     65536,
+		CheckpointEvery: time.Hour,
+		CheckpointKeep:  2,
+		CheckpointDays:  7,
+		BodyMemory:      256 << 20,
+		MaxBody:         1 << 30,
+		MaxBacklog:      8 << 30,
+		CacheSize:       4 << 30,
+		LogLevel:        slog.LevelInfo,
 	}
 }
 
@@ -132,7 +145,7 @@ const (
 // checkServe returns an error, with what to write instead, unless c can be
 // served with.
 func (c *Config) checkServe() error {
-	checks := []func() error{c.checkData, c.checkAuth, c.checkTLS, c.checkNATS, c.checkListeners, c.checkLimits}
+	checks := []func() error{c.checkData, c.checkAuth, c.checkTLS, c.checkNATS, c.checkListeners, c.checkLimits, c.checkCheckpoints}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return withCode(exitUsage, err)

@@ -166,6 +166,23 @@ func (c *Config) checkLimits() error {
 	return nil
 }
 
+// mostCheckpoints bounds how many are kept: each recovery reads all manifests.
+const mostCheckpoints = 1000
+
+func (c *Config) checkCheckpoints() error {
+	switch {
+	case c.CheckpointEvery < 0 || c.CheckpointEvery > 0 && c.CheckpointEvery < time.Second:
+		return fmt.Errorf("--checkpoint-every %s: write a duration from 1s on, such as 1h, or 0 for none by time", c.CheckpointEvery)
+	case c.CheckpointEvents > 0 && c.CheckpointEvents < 1000:
+		return fmt.Errorf("--checkpoint-events %d: write a number from 1000 on, or 0 for none by number", c.CheckpointEvents)
+	case c.CheckpointKeep == 0 || c.CheckpointKeep > mostCheckpoints:
+		return fmt.Errorf("--checkpoint-keep %d: write a number from 1 to %d", c.CheckpointKeep, mostCheckpoints)
+	case c.CheckpointDays > mostCheckpoints:
+		return fmt.Errorf("--checkpoint-days %d: write a number from 0 to %d", c.CheckpointDays, mostCheckpoints)
+	}
+	return nil
+}
+
 // readable makes sure that a file that a setting names can be opened.
 func readable(setting, path string) error {
 	if path == "" {

@@ -222,6 +222,11 @@ func TestServeSettingsThatDoNotGoTogether(t *testing.T) {
 		"records at every 0":         {func(c *Config) { c.RecordEvery = 0 }, "write --record-every 65536"},
 		"bodies of 8 GiB":            {func(c *Config) { c.MaxBody = 8 << 30 }, "just under 4GiB"},
 		"a backlog under an object":  {func(c *Config) { c.MaxBacklog = 1 }, "64MiB"},
+		"checkpoints all the time":   {func(c *Config) { c.CheckpointEvery = time.Millisecond }, "--checkpoint-every 1ms: write a duration from 1s on"},
+		"a negative pause":           {func(c *Config) { c.CheckpointEvery = -time.Hour }, "or 0 for none by time"},
+		"a checkpoint each event":    {func(c *Config) { c.CheckpointEvents = 1 }, "write a number from 1000 on"},
+		"no checkpoint kept":         {func(c *Config) { c.CheckpointKeep = 0 }, "--checkpoint-keep 0: write a number from 1"},
+		"checkpoints of a century":   {func(c *Config) { c.CheckpointDays = 36500 }, "--checkpoint-days"},
 		"no memory":                  {func(c *Config) { c.BodyMemory = 0 }, "--body-memory"},
 	} {
 		config := base()

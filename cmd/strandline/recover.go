@@ -33,8 +33,11 @@ func newRecover(g *globals) *cobra.Command {
 		Use:   "recover",
 		Short: "Rebuild a server's whole state from the archive alone",
 		Long: `Builds the new state directory --data from the archive. It lists the objects and
-proves that none is missing, reads their footers (never a payload), projects
-every event in order, and compares every digest that the lost server recorded.
+proves that none is missing, takes the newest checkpoint of the views that is
+whole, reads the footers (never a payload) of what came after, projects those
+events in order, compares every digest that the lost server recorded, and adds
+the digests up from all rows. A checkpoint that is damaged is passed over by
+itself, and named; --full uses none, and projects every event from the first on.
 
 It claims nothing and writes nothing to the archive, so it is safe at any time,
 even while a server still runs. Interrupted, the same command goes on; until it
@@ -51,6 +54,7 @@ it, and so does a line "MIN-MAX" in the file DATA/read-concurrency, at any time
 while recover runs.`,
 		Example: `  strandline recover --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline
   strandline recover --plan --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline
+  strandline recover --full --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline
   strandline recover --until 2026-11-20T12:00:00Z --data /var/tmp/look --archive dir:/mnt/backup/strandline
   strandline recover --check-all --archive dir:/mnt/backup/strandline
   strandline recover --waive delete-names-store@7.1234 --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline`,
@@ -173,6 +177,7 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
+		Checkpoints: newShelf(archive, dir.Path(recoveryScratch), bar), Full: asked.full,
 		Until: until, Waivers: asked.waivers, Room: asked.roomAt(cfg.Data), Progress: bar,
 	})
 	if errors.Is(err, unix.ENOSPC) {

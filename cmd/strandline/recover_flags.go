@@ -31,6 +31,7 @@ type recoverFlags struct {
 	until, bounds  string
 	waive          []string
 	plan, checkAll bool
+	full           bool
 	skipDisk       bool
 	prices         prices
 
@@ -41,6 +42,7 @@ type recoverFlags struct {
 
 func (f *recoverFlags) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&f.until, "until", "", "build the state as of this event (7.1234) or time (2026-11-20T12:00:00Z), for looking")
+	flags.BoolVar(&f.full, "full", false, "project every event from the first on, and use no checkpoint")
 	flags.BoolVar(&f.plan, "plan", false, "say what a recovery would read, need and take, and build nothing")
 	flags.BoolVar(&f.checkAll, "check-all", false, "list every event that breaks a rule, and build nothing")
 	flags.StringArrayVar(&f.waive, "waive", nil, "go on past events that break a rule: RULE@SEQ or RULE@FIRST-LAST; may be repeated")

@@ -56,6 +56,12 @@ type recoverPlan struct {
 	Free      uint64       `json:"free_disk_bytes"`      // where --data is to be
 	Seconds   float64      `json:"estimated_seconds"`
 	PerSecond float64      `json:"estimated_events_per_second"`
+	// Checkpoint is what the recovery would begin from: then only its bytes
+	// are transferred, and the events of Tail projected. nil: none. What is
+	// estimated above is without it.
+	Checkpoint *recovery.Checkpoint `json:"checkpoint,omitempty"`
+	Tail       uint64               `json:"events_after_checkpoint,omitempty"`
+	FromDisk   uint64               `json:"disk_bytes_from_checkpoint,omitempty"`
 }
 
 // sampleTime is how long the sample is read and projected.
@@ -69,11 +75,15 @@ func printPlan(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags
 	if err := g.print(out, plan, func(w io.Writer) error { return plan.print(w) }); err != nil {
 		return err
 	}
+	need := plan.Disk
+	if plan.Checkpoint != nil {
+		need = plan.FromDisk
+	}
 	switch {
 	case plan.Missing != "":
 		return withCode(exitDamage, errors.New(plan.Missing))
-	case plan.Disk > plan.Free:
-		return tooLittleDisk(plan.Disk, plan.Free, cfg.Data)
+	case need > plan.Free:
+		return tooLittleDisk(need, plan.Free, cfg.Data)
 	}
 	return nil
 }
@@ -100,7 +110,11 @@ func (f *recoverFlags) roomAt(data string) func(uint64) error {
 
 func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive) (*recoverPlan, error) {
 	plan := &recoverPlan{LogID: archive.LogID(), Archive: cfg.Archive}
-	found, err := recovery.Look(ctx, archive)
+	var checkpoints recovery.Checkpoints
+	if !asked.full {
+		checkpoints = newShelf(archive, "", nil)
+	}
+	found, err := recovery.Look(ctx, archive, checkpoints)
 	if errors.Is(err, archiver.ErrHole) {
 		plan.Missing = err.Error()
 		return plan, nil
@@ -109,6 +123,7 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 		return nil, err
 	}
 	plan.Objects, plan.Bytes, plan.Last, plan.Events, plan.Disk = found.Objects, found.Bytes, found.ArchiveEnd, found.Events, found.Disk
+	plan.Checkpoint, plan.Tail, plan.FromDisk = found.Checkpoint, found.Tail, found.FromDisk
 	if plan.Free, err = freeDisk(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -174,6 +189,10 @@ func (p *recoverPlan) print(w io.Writer) error {
 	fmt.Fprintf(w, "sampled  the first %d objects; from them, about:\n", p.Sampled)
 	fmt.Fprintf(w, "read     %d requests, %s of metadata, no payload: $%.2f\n", p.Requests, humanize.IBytes(p.Read), p.Dollars)
 	fmt.Fprintf(w, "disk     %s while it runs, %s are free\n", humanize.IBytes(p.Disk), humanize.IBytes(p.Free))
+	if c := p.Checkpoint; c != nil {
+		fmt.Fprintf(w, "instead  checkpoint %s as of event %s: %s to transfer, then about %d events, %s of disk; the lines above and below are for --full\n",
+			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.Tail, humanize.IBytes(p.FromDisk))
+	}
 	_, err := fmt.Fprintf(w, "time     %s for %d events, %.0f a second\n", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second/10), p.Events, p.PerSecond)
 	return err
 }

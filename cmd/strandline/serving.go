@@ -15,6 +15,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/checkpoint"
 	"github.com/strandline-project/strandline/internal/feed"
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/projector"
@@ -30,13 +31,16 @@ type serving struct {
 	shipper  *archiver.Shipper
 	janitor  *archiver.Janitor
 	indexer  *archiver.Indexer
+	taker    *checkpoint.Taker
 
 	readers   sync.WaitGroup // views, their wakers, the publisher
 	stopRead  context.CancelFunc
 	shipping  sync.WaitGroup // shipper, janitor and indexer
 	stopShip  context.CancelFunc
 	stopClean context.CancelFunc // of janitor and indexer
-	shipped   chan error         // what the shipper ended with
+	taking    sync.WaitGroup     // checkpoints
+	stopTake  context.CancelFunc
+	shipped   chan error // what the shipper ended with
 }
 
 // newServing opens the log behind started. Nothing runs on it before begin.
@@ -66,6 +70,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	s.indexer.Archived(started.Shipped)
 	s.shipper.Archived = s.indexer.Archived
 	s.janitor = &archiver.Janitor{Archive: a.archive, Log: log, Dir: a.dir, Budget: int64(a.cfg.CacheSize), Logger: a.log, Now: time.Now}
+	s.taker = s.newTaker()
 	return s, nil
 }
 
@@ -112,6 +117,9 @@ func (s *serving) begin() {
 	s.stopClean = stopClean
 	s.shipping.Go(func() { s.janitor.Run(clean) })
 	s.shipping.Go(func() { s.indexer.Run(clean) })
+	take, stopTake := context.WithCancel(context.Background())
+	s.stopTake = stopTake
+	s.taking.Go(func() { s.taker.Run(take) })
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
 	s.recordWaivers(clean)
@@ -203,12 +211,14 @@ func (a *app) findOwner(ctx context.Context) {
 }
 
 // stop ends in order: writes, a last record of the views' digests, the log,
-// its shipping until the deadline. What cannot be shipped by then stays in the
-// WAL for the next start.
+// its shipping until the deadline, and a last checkpoint, if there is time left
+// for one. What cannot be shipped by then stays in the WAL for the next start.
 func (s *serving) stop(deadline time.Time) error {
 	a := s.app
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
+	s.stopTake()
+	s.taking.Wait()
 	if err := s.store.Close(ctx); err != nil {
 		a.log.Warn("some writes did not end", "error", err)
 	}
@@ -233,7 +243,11 @@ func (s *serving) stop(deadline time.Time) error {
 		return err
 	}
 	a.log.Info("stopped in order", "archived", s.log.Archived().String())
-	return s.markClean()
+	if err := s.markClean(); err != nil {
+		return err
+	}
+	s.lastCheckpoint(ctx)
+	return nil
 }
 
 // awaitViews waits until the views have applied all that is committed, the last

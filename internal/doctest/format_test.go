@@ -80,6 +80,9 @@ func constants(t *testing.T, pkg string) *types.Package {
 	t.Helper()
 	set := token.NewFileSet()
 	paths, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))
+	if len(paths) == 0 && err == nil {
+		paths, err = filepath.Glob(filepath.Join(root, "internal", pkg, "*.go"))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -138,7 +138,17 @@ type recovery struct {
 	Objects int    `json:"objects"`
 	Last    uint64 `json:"last_seq"`
 	Clean   bool   `json:"clean_end"`
-	Views   []struct {
+	Events  uint64 `json:"events"`
+	// Checkpoint and Fallbacks are how it began.
+	Checkpoint *struct {
+		Name string `json:"name"`
+		Seq  uint64 `json:"seq"`
+	} `json:"checkpoint"`
+	Fallbacks []struct {
+		Checkpoint string `json:"checkpoint"`
+		Reason     string `json:"reason"`
+	} `json:"fallbacks"`
+	Views []struct {
 		Name     string `json:"name"`
 		Position uint64 `json:"position"`
 		Digest   string `json:"digest"`
@@ -149,11 +159,12 @@ type recovery struct {
 
 // recover rebuilds the state directory called name from the archive, and
 // makes sure that at least so many recorded digests were compared in each view.
-func (w *world) recover(name string, compared uint64) recovery {
+func (w *world) recover(name string, compared uint64, flags ...string) recovery {
 	w.t.Helper()
 	var r recovery
 	began := time.Now()
-	must(w.t, json.Unmarshal([]byte(w.ok("recover", "--data", w.path(name), "--archive", w.archive, "--json")), &r))
+	args := append([]string{"recover", "--data", w.path(name), "--archive", w.archive, "--json"}, flags...)
+	must(w.t, json.Unmarshal([]byte(w.ok(args...)), &r))
 	w.t.Logf("recovered %d objects in %v", r.Objects, time.Since(began).Round(time.Millisecond))
 	for _, view := range r.Views {
 		if view.Compared < compared || view.Position != r.Last {

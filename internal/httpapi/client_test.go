@@ -41,6 +41,7 @@ func fullStatus() Status {
 			{Name: "block", Version: 2, Applied: MarkAt(at(1230), now.UnixNano()), Lag: Lag{4, 0.02}, Stopped: "store of a live block at 7.1231"},
 		},
 		Backlog:    Backlog{Bytes: 3 << 20, Limit: 8 << 30, Generations: 2},
+		Checkpoint: &Checkpoint{Seq: eventlog.MakeSeq(7, 1000), At: "7.1000", Time: now, Bytes: 5 << 20, Uploaded: 6 << 20, Error: "no answer"},
 		LastUpload: &Upload{Ordinal: 12, Time: now, Error: "dial tcp: connection refused"},
 		Feed:       Feed{Server: "embedded", Connected: true, Published: 1000, Dropped: 3, Refused: 1},
 		Progress:   &progress.Snapshot{Phase: "project", Done: 10, Total: 40, PerSecond: 5, ETASeconds: 6, Binds: "cpu"},

@@ -52,6 +52,9 @@ type Status struct {
 	Views      []View  `json:"views,omitempty"`       // applied
 	Backlog    Backlog `json:"backlog"`               // what the archive lacks
 	LastUpload *Upload `json:"last_upload,omitempty"` // nil: none tried yet
+	// Checkpoint is the newest one of the views in the archive; nil: none is
+	// known.
+	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
 
 	Feed     Feed               `json:"feed"`
 	Progress *progress.Snapshot `json:"progress,omitempty"` // of a start or recovery that runs
@@ -113,6 +116,17 @@ type Upload struct {
 	Ordinal uint64    `json:"ordinal,omitempty"` // of the object
 	Time    time.Time `json:"time"`
 	Error   string    `json:"error,omitempty"` // "": it is archived
+}
+
+// Checkpoint is a copy of the views in the archive, and what became of the last
+// try to take one.
+type Checkpoint struct {
+	Seq      eventlog.Seq `json:"seq,omitempty"`   // 0: there is none
+	At       string       `json:"at,omitempty"`    // seq as people write it
+	Time     time.Time    `json:"time,omitzero"`   // when it was taken
+	Bytes    uint64       `json:"bytes,omitempty"` // of its files
+	Uploaded uint64       `json:"uploaded_bytes"`  // for all checkpoints, since the start
+	Error    string       `json:"error,omitempty"` // why the last try failed
 }
 
 // Feed is the state of NATS.

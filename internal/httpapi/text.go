@@ -134,6 +134,7 @@ func (t *text) work(s *Status) {
 		}
 		t.line("last upload", "%sat %s, %s", object, u.Time.Format(time.RFC3339), outcome)
 	}
+	t.checkpoint(s.Checkpoint)
 	if s.Feed.Server != "" {
 		state := "away"
 		if s.Feed.Connected {
@@ -144,6 +145,20 @@ func (t *text) work(s *Status) {
 		}
 		t.line("feed", "NATS %s, %s; %d published, %d dropped, %d refused", s.Feed.Server, state, s.Feed.Published, s.Feed.Dropped, s.Feed.Refused)
 	}
+}
+
+func (t *text) checkpoint(c *Checkpoint) {
+	if c == nil {
+		return
+	}
+	value := "none yet"
+	if c.Seq != 0 {
+		value = fmt.Sprintf("%s, taken at %s, %s", c.At, c.Time.Format(time.RFC3339), mebibytes(c.Bytes))
+	}
+	if c.Error != "" {
+		value += "; the last try FAILED: " + c.Error
+	}
+	t.line("checkpoint", "%s", value)
 }
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -37,6 +37,8 @@ func example() State {
 		},
 		FeedPublished: 1000, FeedDropped: 3, FeedRefused: 1, FeedConnected: true,
 		IndexWritten: 7, IndexFailed: 2, IndexMissing: 1,
+		Checkpoint: CheckpointState{Seq: eventlog.MakeSeq(7, 1000), Time: time.Unix(1_764_000_000, 0), Took: 1500 * time.Millisecond, Bytes: 5 << 20,
+			Uploaded: 6 << 20, Taken: 3, Failures: 1},
 		Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
 		Phase: "project", PhaseDone: 10, PhaseExpected: 40,
 	}
@@ -74,7 +76,9 @@ func TestTheExportedMetrics(t *testing.T) {
 	names := []string{
 		"strandline_applied_epoch", "strandline_applied_seq", "strandline_archive_lag_events", "strandline_archive_lag_seconds",
 		"strandline_archived_epoch", "strandline_archived_seq", "strandline_backlog_bytes", "strandline_backlog_generations",
-		"strandline_barred_machines", "strandline_committed_epoch", "strandline_committed_seq", "strandline_feed_connected",
+		"strandline_barred_machines", "strandline_checkpoint_bytes", "strandline_checkpoint_duration_seconds", "strandline_checkpoint_failures_total",
+		"strandline_checkpoint_last_success_timestamp_seconds", "strandline_checkpoint_seq", "strandline_checkpoint_uploaded_bytes_total",
+		"strandline_checkpoints_total", "strandline_committed_epoch", "strandline_committed_seq", "strandline_feed_connected",
 		"strandline_feed_dropped_total", "strandline_feed_published_total", "strandline_feed_refused_total", "strandline_fenced",
 		"strandline_hold", "strandline_index_objects_failed_total", "strandline_index_objects_missing",
 		"strandline_index_objects_written_total", "strandline_http_request_bytes_total", "strandline_http_requests_total",

@@ -29,6 +29,7 @@ type State struct {
 
 	IndexWritten, IndexFailed uint64 // index objects put, and tries that failed
 	IndexMissing              int    // archived runs without one
+	Checkpoint                CheckpointState
 
 	Poisoned, Fenced, Lossy bool
 	Barred                  int // machines
@@ -46,6 +47,17 @@ type ViewState struct {
 	LagEvents uint64        // committed and not applied
 	LagTime   time.Duration // age of the oldest of them; 0 for none
 	Stopped   bool          // by a violation or an error
+}
+
+// CheckpointState is the newest checkpoint of the views, and what this process
+// did for all of them.
+type CheckpointState struct {
+	Seq   eventlog.Seq  // 0: there is none, and what follows is left out
+	Time  time.Time     // when it was taken
+	Took  time.Duration // 0: another process took it
+	Bytes uint64        // of its files
+
+	Uploaded, Taken, Failures uint64
 }
 
 // Modes a server can be in.
@@ -68,6 +80,9 @@ type stateCollector struct {
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
+
+	checkpointSeq, checkpointTime, checkpointTook, checkpointBytes *prometheus.Desc
+	checkpointUploaded, checkpointTaken, checkpointFailures        *prometheus.Desc
 }
 
 func newStateCollector() *stateCollector {
@@ -102,6 +117,13 @@ func newStateCollector() *stateCollector {
 		warnings:           desc("warnings", "Warnings that status shows now."),
 		recoveryDone:       desc("recovery_done", "Units done of the phase that runs now.", "phase"),
 		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
+		checkpointSeq:      desc("checkpoint_seq", "Event as of which the newest checkpoint of the views is: epoch * 2^32 + counter."),
+		checkpointTime:     desc("checkpoint_last_success_timestamp_seconds", "When the newest checkpoint of the views was taken."),
+		checkpointTook:     desc("checkpoint_duration_seconds", "How long the newest checkpoint took; 0 when an earlier process took it."),
+		checkpointBytes:    desc("checkpoint_bytes", "Bytes of the newest checkpoint, which a recovery transfers."),
+		checkpointUploaded: desc("checkpoint_uploaded_bytes_total", "Bytes uploaded for checkpoints: what the archive lacked."),
+		checkpointTaken:    desc("checkpoints_total", "Checkpoints taken."),
+		checkpointFailures: desc("checkpoint_failures_total", "Checkpoints, or removals of old ones, that failed."),
 	}
 }
 
@@ -116,6 +138,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
 		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
 		c.recoveryDone, c.recoveryExpected,
+		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
 	} {
 		out <- d
 	}
@@ -135,6 +158,7 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	count(out, c.indexWritten, s.IndexWritten)
 	count(out, c.indexFailed, s.IndexFailed)
 	gauge(out, c.indexMissing, float64(s.IndexMissing))
+	c.collectCheckpoint(out, &s.Checkpoint)
 	c.collectHealth(out, &s)
 }
 
@@ -164,6 +188,19 @@ func (c *stateCollector) collectFeed(out chan<- prometheus.Metric, s *State) {
 	count(out, c.dropped, s.FeedDropped)
 	count(out, c.refused, s.FeedRefused)
 	gauge(out, c.connected, truth(s.FeedConnected))
+}
+
+func (c *stateCollector) collectCheckpoint(out chan<- prometheus.Metric, s *CheckpointState) {
+	count(out, c.checkpointUploaded, s.Uploaded)
+	count(out, c.checkpointTaken, s.Taken)
+	count(out, c.checkpointFailures, s.Failures)
+	if s.Seq == 0 {
+		return
+	}
+	gauge(out, c.checkpointSeq, float64(s.Seq))
+	gauge(out, c.checkpointTime, float64(s.Time.UnixMilli())/1000)
+	gauge(out, c.checkpointTook, s.Took.Seconds())
+	gauge(out, c.checkpointBytes, float64(s.Bytes))
 }
 
 func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {

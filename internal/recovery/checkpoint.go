@@ -17,11 +17,13 @@ import (
 
 // Checkpoints are the copies of views that an archive keeps.
 type Checkpoints interface {
-	// List names them, the newest first.
+	// List names them, the newest first, and tells the archive what they know
+	// of its end (archiver.Archive.Expect).
 	List(ctx context.Context) ([]Checkpoint, error)
 	// Restore makes dir/<name of the view> of each view. It checks what it
 	// reads against what was taken; after an error nothing that counts is
-	// there.
+	// there. ErrUnfit says that c cannot be used; any other error, that it
+	// could not be found out.
 	Restore(ctx context.Context, c Checkpoint, dir string) error
 }
 
@@ -29,6 +31,9 @@ type Checkpoints interface {
 type Checkpoint struct {
 	Name string       `json:"name"`
 	Seq  eventlog.Seq `json:"seq"` // the last event that any of its views includes
+
+	Bytes   int64  `json:"bytes,omitempty"`            // to transfer; 0: not known
+	Ordinal uint64 `json:"archived_ordinal,omitempty"` // an object that was archived when it was taken; 0: not known
 }
 
 // Fallback is a checkpoint that could not be used, and why.
@@ -71,6 +76,10 @@ func (r *recovery) build(ctx context.Context) error {
 	if r.beginning.From != nil {
 		return nil
 	}
+	if err := r.makeRoom(ctx, nil); err != nil {
+		return err
+	}
+	r.objects = nil // nothing needs them any more
 	if err := r.project(ctx); err != nil {
 		return err
 	}
@@ -83,11 +92,7 @@ func (r *recovery) fromCheckpoints(ctx context.Context) error {
 	if r.beginning.Full {
 		return nil
 	}
-	candidates, err := r.candidates(ctx)
-	if err != nil {
-		return err
-	}
-	for _, c := range candidates {
+	for _, c := range r.candidates() {
 		err := r.fromCheckpoint(ctx, c)
 		if err == nil || !r.blames(ctx, err) {
 			return err
@@ -108,24 +113,20 @@ func (r *recovery) fromCheckpoints(ctx context.Context) error {
 
 // candidates are the checkpoints to try, in this order: the one that was begun
 // from, or all that have not failed and are not beyond what is built.
-func (r *recovery) candidates(ctx context.Context) ([]Checkpoint, error) {
-	if r.Checkpoints == nil {
-		return nil, nil
-	}
-	all, err := r.Checkpoints.List(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list the checkpoints: %w", err)
+func (r *recovery) candidates() []Checkpoint {
+	if r.Checkpoints == nil || r.Full {
+		return nil
 	}
 	var usable []Checkpoint
 	if r.beginning.From != nil {
 		usable = append(usable, *r.beginning.From)
 	}
-	for _, c := range all {
+	for _, c := range r.checkpoints {
 		if c.Seq <= r.inputs.Upto && !r.failed(c.Name) && (r.beginning.From == nil || c.Name != r.beginning.From.Name) {
 			usable = append(usable, c)
 		}
 	}
-	return usable, nil
+	return usable
 }
 
 func (r *recovery) failed(name string) bool {
@@ -147,14 +148,14 @@ func (r *recovery) blames(ctx context.Context, err error) bool {
 		return false
 	}
 	var violation *projector.Violation
-	return errors.Is(err, errUnfit) || errors.Is(err, projector.ErrAhead) || errors.Is(err, projector.ErrUnusable) ||
+	return errors.Is(err, ErrUnfit) || errors.Is(err, projector.ErrAhead) || errors.Is(err, projector.ErrUnusable) ||
 		errors.Is(err, eventlog.ErrDamaged) || errors.As(err, &violation)
 }
 
-var (
-	errUnfit     = errors.New("the checkpoint cannot be begun from")
-	errElsewhere = errors.New("this is not the checkpoint's fault")
-)
+// ErrUnfit says that a checkpoint cannot be begun from.
+var ErrUnfit = errors.New("the checkpoint cannot be begun from")
+
+var errElsewhere = errors.New("this is not the checkpoint's fault")
 
 // fromCheckpoint builds the views from c on.
 func (r *recovery) fromCheckpoint(ctx context.Context, c Checkpoint) error {
@@ -172,12 +173,15 @@ func (r *recovery) fromCheckpoint(ctx context.Context, c Checkpoint) error {
 // restore puts the views of c in their place, and checks that the log has the
 // events that they end with: a checkpoint beyond a cut is of another history.
 func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
-	r.Progress.Start("restore a checkpoint", 0)
 	if err := r.clear(); err != nil {
 		return err
 	}
+	if err := r.makeRoom(ctx, &c); err != nil {
+		return fmt.Errorf("%w: %w", errElsewhere, err)
+	}
+	r.Progress.Start("restore a checkpoint (bytes)", c.Bytes)
 	if err := r.Checkpoints.Restore(ctx, c, r.Dir); err != nil {
-		return fmt.Errorf("%w: %w", errUnfit, err)
+		return fmt.Errorf("restore checkpoint %s: %w", c.Name, err)
 	}
 	for _, p := range r.Projectors {
 		position, err := r.positionOf(p)
@@ -185,11 +189,14 @@ func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
 			return err
 		}
 		if position == 0 || position > r.inputs.Upto {
-			return fmt.Errorf("%w: its %s view stands at %s", errUnfit, p.Name(), position)
+			return fmt.Errorf("%w: its %s view stands at %s", ErrUnfit, p.Name(), position)
 		}
 		err = exists(ctx, r.Archive, position, r.inputs.ArchiveEnd)
 		if errors.Is(err, errNoEvent) {
-			return fmt.Errorf("%w: it is of another history: %w", errUnfit, err)
+			return fmt.Errorf("%w: it is of another history: %w", ErrUnfit, err)
+		}
+		if errors.Is(err, eventlog.ErrCleaned) {
+			return fmt.Errorf("%w: it lies below the horizon: %w", ErrUnfit, err)
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errElsewhere, err)

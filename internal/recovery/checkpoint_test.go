@@ -37,7 +37,7 @@ func (s *shelf) Restore(_ context.Context, c Checkpoint, dir string) error {
 	for _, p := range []projector.Projector{projector.Machines(), projector.Blocks()} {
 		from := filepath.Join(c.Name, p.Name())
 		if there, err := s.engine.Exists(from); err != nil || !there {
-			return errors.Join(fmt.Errorf("there is no %s", from), err)
+			return errors.Join(fmt.Errorf("%w: there is no %s", ErrUnfit, from), err)
 		}
 		view, err := projector.Open(s.engine, from, p, projector.Live, quiet) // one that is only read cannot be copied
 		if err != nil {
@@ -102,7 +102,7 @@ func TestEveryCheckpointIsAsGoodAsTheFirstEvent(t *testing.T) {
 func TestAWrongCheckpointIsPassedOverAndNamed(t *testing.T) {
 	w, s := newShelvedWorld(t, 4100, 200)
 	other, lies := newShelvedWorld(t, 4101, 220)
-	damaged := errors.New("a file of it is damaged")
+	damaged := fmt.Errorf("%w: a file of it is damaged", ErrUnfit)
 	run := func(name string, c Checkpoints, until eventlog.Seq, from *Checkpoint, reasons ...string) {
 		t.Helper()
 		opts := w.options(name)
@@ -232,7 +232,7 @@ func TestARecoveryFromACheckpointKilledAnywhereIsResumed(t *testing.T) {
 		w, s := newShelvedWorld(t, 4300+seed, 100)
 		best := s.taken[0]
 		if seed%2 == 1 {
-			s.fail[best.Name] = errors.New("damaged")
+			s.fail[best.Name] = fmt.Errorf("%w: damaged", ErrUnfit)
 			best = s.taken[1]
 		}
 		begun := func(r *Result) { // a process that dies makes no checkpoint worse
@@ -288,7 +288,7 @@ func TestABeginningThatWasEditedIsRefused(t *testing.T) {
 	opts.Checkpoints = s
 	ctx, kill := context.WithCancel(t.Context())
 	opts.Log = slog.New(killOn{slog.DiscardHandler, "a checkpoint", kill})
-	s.fail[s.taken[0].Name] = errors.New("damaged")
+	s.fail[s.taken[0].Name] = fmt.Errorf("%w: damaged", ErrUnfit)
 	if _, err := Run(ctx, opts); err == nil {
 		t.Fatal("it was not killed")
 	}

@@ -77,7 +77,7 @@ func TestARecoveryTakesFewRequests(t *testing.T) {
 	if most := w.objects/100 + 300; requests > most {
 		t.Errorf("%d requests for %d objects, want at most %d", requests, w.objects, most)
 	}
-	found, err := Look(t.Context(), opts.Archive)
+	found, err := Look(t.Context(), opts.Archive, nil)
 	must(t, err)
 	if tail := w.objects % archiver.RunSize; found.Cost.Indexed != w.objects-tail || found.Cost.Single != tail || found.Cost.Gets != uint64(runs) {
 		t.Errorf("it is said to cost %+v", found.Cost)

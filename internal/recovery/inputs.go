@@ -27,6 +27,7 @@ type inputs struct {
 	Clean       bool         `json:"clean_end"`
 	Upto        eventlog.Seq `json:"up_to"`           // last event that the state includes
 	Until       eventlog.Seq `json:"until,omitempty"` // what was asked for; absent: the end
+	Full        bool         `json:"full,omitempty"`  // no checkpoint was to be begun from
 }
 
 const (
@@ -116,12 +117,16 @@ func (in *inputs) check(path string) error {
 }
 
 // match refuses to go on with another recovery than the one that was begun.
-func (in *inputs) match(log eventlog.ID, until eventlog.Seq) error {
+func (in *inputs) match(log eventlog.ID, until eventlog.Seq, full bool) error {
 	switch {
 	case in.LogID != log:
 		return fmt.Errorf("the directory is being recovered from %w, %s; name a new directory", archiver.ErrOtherLog, in.LogID)
 	case in.Until != until:
 		return fmt.Errorf("the directory is being recovered up to event %s; ask for the same, or name a new directory", in.Upto)
+	case in.Full && !full:
+		return errors.New("the directory is being recovered from the first event, as it was asked for (--full); ask for the same, or name a new directory")
+	case !in.Full && full:
+		return errors.New("the directory is being recovered from a checkpoint if one is any good, not in full; go on without --full, or name a new directory")
 	}
 	return nil
 }

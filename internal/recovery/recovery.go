@@ -37,8 +37,10 @@ type Options struct {
 	// removes it, once it needs no resuming any more.
 	Scratch string
 	// Checkpoints are tried, the newest first, before the views are built from
-	// the first event; nil: from the first event.
+	// the first event; nil: from the first event. Full takes of them only what
+	// they know of the archive's end.
 	Checkpoints Checkpoints
+	Full        bool
 
 	Until      eventlog.Seq          // the last event to include; 0: the archive's end when the recovery began
 	Projectors []projector.Projector // nil: of both views
@@ -83,7 +85,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		opts.Log = slog.Default()
 	}
 	r := &recovery{Options: opts, result: &Result{}}
-	for _, phase := range []func(context.Context) error{r.list, r.makeRoom, r.build} {
+	for _, phase := range []func(context.Context) error{r.list, r.build} {
 		if err := phase(ctx); err != nil {
 			return nil, err
 		}
@@ -94,12 +96,13 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 
 type recovery struct {
 	Options
-	inputs    *inputs
-	objects   []archiver.ObjectInfo // as listed; let go of when the room is made
-	waivers   *waivers
-	beginning beginning
-	events    atomic.Uint64 // projected
-	result    *Result
+	inputs      *inputs
+	objects     []archiver.ObjectInfo // as listed; let go of when the room is made
+	checkpoints []Checkpoint          // as listed
+	waivers     *waivers
+	beginning   beginning
+	events      atomic.Uint64 // projected
+	result      *Result
 }
 
 // list finds out what the archive holds, and proves that nothing is missing.
@@ -118,10 +121,15 @@ func (r *recovery) list(ctx context.Context) error {
 		return err
 	}
 	if found != nil {
-		if err := found.match(r.Archive.LogID(), r.Until); err != nil {
+		if err := found.match(r.Archive.LogID(), r.Until, r.Full); err != nil {
 			return err
 		}
 		r.Archive.Expect(found.LastOrdinal)
+	}
+	if r.Checkpoints != nil {
+		if r.checkpoints, err = r.Checkpoints.List(ctx); err != nil {
+			return fmt.Errorf("list the checkpoints: %w", err)
+		}
 	}
 	now, objects, err := look(ctx, r.Archive, r.Until)
 	if err != nil {
@@ -132,6 +140,7 @@ func (r *recovery) list(ctx context.Context) error {
 		// A crash before this line leaves nothing, after it what is to be
 		// built stands fast.
 		found = now
+		found.Full = r.Full
 		if err := found.store(r.inputsPath()); err != nil {
 			return err
 		}

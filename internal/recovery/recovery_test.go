@@ -496,7 +496,7 @@ func FuzzInputs(f *testing.F) {
 
 func TestASampleIsAPartOfIt(t *testing.T) {
 	w := newWorld(t, 21, 200)
-	found, err := Look(t.Context(), archiver.At(w.bucket, logID))
+	found, err := Look(t.Context(), archiver.At(w.bucket, logID), nil)
 	if err != nil || found.Objects != w.objects || found.ArchiveEnd != w.history.Log.Last() || found.Events != uint64(len(w.history.Log.Entries())) {
 		t.Fatalf("%+v, %v", found, err)
 	}

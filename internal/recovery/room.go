@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
@@ -18,17 +19,20 @@ import (
 const eventBytes = 200
 
 // makeRoom asks whether there is room for what is about to be built, before
-// anything large is written. What an interrupted recovery left is room.
-func (r *recovery) makeRoom(ctx context.Context) error {
-	defer func() { r.objects = nil }()
+// anything large is written: a checkpoint and the events after it, or, with
+// nil, all events. What an interrupted recovery left is room.
+func (r *recovery) makeRoom(ctx context.Context, from *Checkpoint) error {
 	if r.Room == nil {
 		return nil
 	}
-	events, err := countEvents(ctx, r.Archive, r.objects)
+	events, err := countTail(ctx, r.Archive, r.objects, from)
 	if err != nil {
 		return err
 	}
 	need := events * eventBytes
+	if from != nil {
+		need += uint64(max(from.Bytes, 0))
+	}
 	for _, dir := range []string{r.Dir, r.Scratch} {
 		have, err := sizeOf(dir)
 		if err != nil {
@@ -37,6 +41,19 @@ func (r *recovery) makeRoom(ctx context.Context) error {
 		need -= min(have, need)
 	}
 	return r.Room(need)
+}
+
+// countTail counts the events that a recovery from a checkpoint projects, or,
+// with nil, all. It may count those of an object twice that the checkpoint has.
+func countTail(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo, from *Checkpoint) (uint64, error) {
+	if from != nil {
+		after := slices.IndexFunc(objects, func(o archiver.ObjectInfo) bool { return o.Last > from.Ordinal })
+		if after < 0 {
+			return 0, nil
+		}
+		objects = objects[after:]
+	}
+	return countEvents(ctx, archive, objects)
 }
 
 // countReads is how many trailers countEvents reads at most, beside the first

@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"log/slog"
 	"path/filepath"
@@ -22,21 +23,44 @@ type Found struct {
 	Events     uint64 // exact unless many epochs hold them
 	Disk       uint64 // bytes that a recovery takes while it runs, about
 	Cost       archiver.Cost
+	// Checkpoint is what a recovery would begin from, as far as manifests
+	// tell, and Tail how many events it would project then; nil: none.
+	Checkpoint *Checkpoint
+	Tail       uint64
+	FromDisk   uint64 // bytes that a recovery from there takes while it runs, about
 }
 
 // Look lists the archive and proves that nothing is missing: otherwise the
-// error is an archiver.ErrHole.
-func Look(ctx context.Context, archive *archiver.Archive) (Found, error) {
+// error is an archiver.ErrHole. checkpoints may be nil.
+func Look(ctx context.Context, archive *archiver.Archive, checkpoints Checkpoints) (Found, error) {
+	var all []Checkpoint
+	var err error
+	if checkpoints != nil {
+		if all, err = checkpoints.List(ctx); err != nil {
+			return Found{}, fmt.Errorf("list the checkpoints: %w", err)
+		}
+	}
 	in, objects, err := look(ctx, archive, 0)
 	if err != nil {
 		return Found{}, err
 	}
-	cost, err := archive.Cost(ctx, objects)
-	if err != nil {
+	found := Found{Objects: in.Objects, Bytes: in.Bytes, ArchiveEnd: in.ArchiveEnd}
+	if found.Events, err = countEvents(ctx, archive, objects); err != nil {
 		return Found{}, err
 	}
-	events, err := countEvents(ctx, archive, objects)
-	return Found{in.Objects, in.Bytes, in.ArchiveEnd, events, events * eventBytes, cost}, err
+	found.Disk = found.Events * eventBytes
+	if found.Cost, err = archive.Cost(ctx, objects); err != nil {
+		return Found{}, err
+	}
+	for _, c := range all {
+		if c.Bytes > 0 && c.Seq <= in.ArchiveEnd {
+			found.Checkpoint = &c
+			found.Tail, err = countTail(ctx, archive, objects, &c)
+			found.FromDisk = uint64(c.Bytes) + found.Tail*eventBytes
+			break
+		}
+	}
+	return found, err
 }
 
 // Sampled is what a recovery of an archive's beginning took.

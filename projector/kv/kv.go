@@ -85,9 +85,10 @@ func (e *Engine) options(dir string, use projector.Use) *pebble.Options {
 		Logger:                     logger{log}, EventListener: &listener,
 		ReadOnly: use == projector.ReadOnly, ErrorIfNotExists: use == projector.ReadOnly,
 	}
-	if use == projector.Bulk {
+	if use == projector.Bulk || use == projector.Amend {
 		options.MemTableSize, options.DisableWAL = bulkMemTable, true
 	}
+	options.DisableAutomaticCompactions = use == projector.Amend
 	options.EnsureDefaults()
 	for i := range options.Levels {
 		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -146,6 +146,57 @@ func TestACheckpointIsTheStoreAsItWas(t *testing.T) {
 	}
 }
 
+// A copy may be written to; the files that it shares with the store stay.
+func TestACopyIsAmendedBesideTheFilesThatAreThere(t *testing.T) {
+	dir := t.TempDir()
+	engine := kv.OnDisk(quiet)
+	store := open(t, engine, filepath.Join(dir, "store"), projector.Live)
+	defer closed(t, store)
+	for i := range 8 { // more files than compactions leave alone
+		set(t, store, fmt.Sprint("a", i), "1", "z", fmt.Sprint(i))
+		if err := store.Checkpoint(filepath.Join(dir, fmt.Sprint("copy", i))); err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(dir, fmt.Sprint("copy", i))
+		before := tables(t, copied)
+		amended := open(t, engine, copied, projector.Amend)
+		set(t, amended, "b", "2")
+		closed(t, amended)
+		after := tables(t, copied)
+		if len(after) != len(before)+1 {
+			t.Errorf("%d tables, %d before", len(after), len(before))
+		}
+		for name, info := range before {
+			if now, ok := after[name]; !ok || !os.SameFile(info, now) {
+				t.Errorf("table %s was written anew", name)
+			}
+		}
+		read := open(t, engine, copied, projector.ReadOnly)
+		if got := all(t, read); !strings.HasSuffix(got, fmt.Sprintf("b=2 z=%d", i)) {
+			t.Errorf("the copy has %q", got)
+		}
+		closed(t, read)
+	}
+	if got := all(t, store); strings.Contains(got, "b=2") {
+		t.Errorf("the store has %q", got)
+	}
+}
+
+func tables(t *testing.T, dir string) map[string]os.FileInfo {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]os.FileInfo{}
+	for _, name := range names {
+		if found[filepath.Base(name)], err = os.Stat(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return found
+}
+
 func TestDirectoriesAreMovedAndRemoved(t *testing.T) {
 	engine := kv.InMemory(quiet)
 	for _, dir := range []string{"a", "b"} {

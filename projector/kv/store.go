@@ -53,6 +53,9 @@ func (s *store) Flush() error {
 }
 
 func (s *store) Checkpoint(dir string) error {
+	if err := s.Flush(); err != nil {
+		return err
+	}
 	if err := s.db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", s.dir, dir, err)
 	}

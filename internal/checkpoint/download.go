@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package checkpoint
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/internal/durable"
+	"github.com/strandline-project/strandline/internal/recovery"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// download is a checkpoint on its way back.
+type download struct {
+	*Shelf
+	dir   string // of this checkpoint; a folder for each view
+	views []View
+}
+
+const (
+	filesAtOnce = 64 // the bucket bounds further what is read at once
+	partSuffix  = ".part"
+	maxFailures = 8 // in a row without a byte, about half a minute
+	firstPause  = 100 * time.Millisecond
+	longPause   = 10 * time.Second
+)
+
+// run makes all files, each whole and synced or not under its name.
+func (d *download) run(ctx context.Context) error {
+	for i := range d.views {
+		if err := d.prepare(&d.views[i]); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(filesAtOnce)
+	for i := range d.views {
+		for _, f := range d.views[i].Files {
+			path := filepath.Join(d.dir, d.views[i].Name, f.Name)
+			group.Go(func() error { return d.file(ctx, f, path) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i := range d.views {
+		if err := durable.SyncDir(filepath.Join(d.dir, d.views[i].Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare makes a view's folder, and removes what the checkpoint does not
+// have: opened, a store would take it for its own.
+func (d *download) prepare(v *View) error {
+	dir := filepath.Join(d.dir, v.Name)
+	if err := durable.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look for an interrupted restore: %w", err)
+	}
+	names := map[string]bool{}
+	for _, f := range v.Files {
+		names[f.Name] = true
+	}
+	for _, entry := range entries {
+		if names[entry.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("remove what an interrupted restore left: %w", err)
+		}
+	}
+	return nil
+}
+
+// file makes one file at path, unless an interrupted restore has made it.
+func (d *download) file(ctx context.Context, f File, path string) error {
+	if sum, _, err := readFile(path, f.Size); err == nil && sum == f.SHA256 {
+		d.Progress.Add(f.Size)
+		return nil
+	} // absent, cut short, or not what it was: it is made anew
+	if err := d.transfer(ctx, f, path+partSuffix); err != nil {
+		return fmt.Errorf("restore %s: %w", path, err)
+	}
+	// The commit point of a file: a crash before it leaves a part, which is
+	// removed, after it a file that is whole.
+	if err := os.Rename(path+partSuffix, path); err != nil {
+		return fmt.Errorf("restore %s: %w", path, err)
+	}
+	return nil
+}
+
+// transfer writes the file's bytes to part, checks and syncs them.
+func (d *download) transfer(ctx context.Context, f File, part string) (err error) {
+	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	t := &transfer{download: d, file: f, hash: sha256.New(), out: out}
+	if err := t.run(ctx); err != nil {
+		return err
+	}
+	if sum := Hash(t.hash.Sum(nil)); sum != f.SHA256 {
+		return fmt.Errorf("%w: %s of %v has other content than its name says (%s)", recovery.ErrUnfit, fileKey(f.SHA256), d.Archive.Bucket(), sum)
+	}
+	return out.Sync()
+}
+
+// transfer is one file on its way.
+type transfer struct {
+	*download
+	file File
+	hash hash.Hash
+	out  io.Writer
+	done int64 // bytes
+}
+
+// run reads all bytes; a transfer that breaks goes on where it broke.
+func (t *transfer) run(ctx context.Context) error {
+	var full *diskError
+	for failures, pause := 0, firstPause; t.done < t.file.Size; {
+		before := t.done
+		err := t.read(ctx)
+		switch {
+		case err == nil:
+			continue
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, recovery.ErrUnfit), errors.As(err, &full):
+			return err
+		case t.done > before:
+			failures, pause = 0, firstPause
+		default:
+			failures++
+		}
+		if failures == maxFailures {
+			return t.blame(ctx, err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		pause = min(2*pause, longPause)
+	}
+	return nil
+}
+
+// read reads what is left in one request. An object that ends too early is no
+// broken transfer.
+func (t *transfer) read(ctx context.Context) (err error) {
+	key := fileKey(t.file.SHA256)
+	in, err := t.Archive.Bucket().GetRange(ctx, key, t.done, t.file.Size-t.done)
+	if errors.Is(err, archiver.ErrNotFound) {
+		return fmt.Errorf("%w: %w", recovery.ErrUnfit, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out := bufio.NewWriterSize(writerTo{t}, 256<<10)
+	_, err = io.Copy(out, io.LimitReader(in, t.file.Size-t.done))
+	if err = errors.Join(err, out.Flush()); err != nil {
+		return err
+	}
+	if t.done < t.file.Size {
+		return fmt.Errorf("%w: %s of %v ends after %d of %d bytes", recovery.ErrUnfit, key, t.Archive.Bucket(), t.done, t.file.Size)
+	}
+	return nil
+}
+
+// blame finds out whose fault it is that a file cannot be read: the
+// checkpoint's, if the store gives out other objects.
+func (t *transfer) blame(ctx context.Context, cause error) error {
+	if _, err := t.Archive.Read(ctx, archiver.ManifestKey, 1); err != nil {
+		return errors.Join(cause, err)
+	}
+	return fmt.Errorf("%w: %s of %v cannot be read, other objects can: %w", recovery.ErrUnfit, fileKey(t.file.SHA256), t.Archive.Bucket(), cause)
+}
+
+// writerTo writes to the file, and counts and sums what was written.
+type writerTo struct{ t *transfer }
+
+// Write writes p.
+func (w writerTo) Write(p []byte) (int, error) {
+	n, err := w.t.out.Write(p)
+	w.t.hash.Write(p[:n]) // a hash never fails
+	w.t.done += int64(n)
+	w.t.Progress.Add(int64(n))
+	if err != nil {
+		return n, &diskError{err}
+	}
+	return n, nil
+}
+
+// diskError is a failure of this machine's disk, which no other try mends.
+type diskError struct{ err error }
+
+func (e *diskError) Error() string { return e.err.Error() }
+func (e *diskError) Unwrap() error { return e.err }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package checkpoint
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strandline-project/strandline/archiver"
+	"github.com/strandline-project/strandline/eventlog"
+)
+
+// found is a manifest in the archive.
+type found struct {
+	seq      eventlog.Seq // as its key says
+	manifest *Manifest    // nil: it cannot be used
+	err      error        // why; errManifest or errLater
+}
+
+// readsAtOnce is how many manifests are read at once.
+const readsAtOnce = 8
+
+// readAll reads all manifests of the archive, the newest first. One that is
+// removed meanwhile is left out.
+func readAll(ctx context.Context, archive *archiver.Archive) ([]found, error) {
+	keys, err := archive.Keys(ctx, manifestPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var all []found
+	for _, info := range keys {
+		if seq, ok := parseManifestKey(info.Key); ok {
+			all = append(all, found{seq: seq})
+		}
+	}
+	slices.Reverse(all)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readsAtOnce)
+	for i := range all {
+		group.Go(func() error {
+			f := &all[i]
+			f.manifest, f.err = read(ctx, archive, f.seq)
+			if errors.Is(f.err, errManifest) || errors.Is(f.err, errLater) || errors.Is(f.err, archiver.ErrNotFound) {
+				return nil
+			}
+			return f.err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(f found) bool { return errors.Is(f.err, archiver.ErrNotFound) }), nil
+}
+
+// read reads the manifest of the checkpoint as of seq. One that is damaged is
+// read twice: a transfer may have been.
+func read(ctx context.Context, archive *archiver.Archive, seq eventlog.Seq) (*Manifest, error) {
+	var before []byte
+	for {
+		text, err := archive.Read(ctx, manifestKey(seq), maxManifest+1)
+		if err != nil {
+			return nil, err
+		}
+		m, err := decode(text)
+		if err == nil {
+			err = m.belongs(archive.LogID(), seq)
+		}
+		switch {
+		case err == nil:
+			return m, nil
+		case errors.Is(err, errLater) || before != nil && bytes.Equal(before, text):
+			return nil, fmt.Errorf("%s of %v: %w", manifestKey(seq), archive.Bucket(), err)
+		case before != nil:
+			return nil, fmt.Errorf("%s of %v reads differently each time", manifestKey(seq), archive.Bucket())
+		}
+		before = append([]byte{}, text...)
+	}
+}
+
+// belongs checks that m is what its key says, in this log's archive.
+func (m *Manifest) belongs(log eventlog.ID, seq eventlog.Seq) error {
+	switch {
+	case m.LogID != log:
+		return fmt.Errorf("%w: it is of another log, %s", errManifest, m.LogID)
+	case m.Seq != seq:
+		return fmt.Errorf("%w: it is as of event %s", errManifest, m.Seq)
+	}
+	return nil
+}
+
+// files lists the files of checkpoints that the archive has, with their sizes.
+func files(ctx context.Context, archive *archiver.Archive) (map[Hash]int64, error) {
+	keys, err := archive.Keys(ctx, filePrefix)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[Hash]int64, len(keys))
+	for _, info := range keys {
+		if sum, ok := parseFileKey(info.Key); ok {
+			all[sum] = info.Size
+		}
+	}
+	return all, nil
+}

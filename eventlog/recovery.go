@@ -19,7 +19,7 @@ type Recovery struct {
 	Upto          Seq       `json:"up_to,omitempty"`          // the last event that the views include
 	Objects       uint64    `json:"objects,omitempty"`        // of the archive
 	Bytes         uint64    `json:"bytes,omitempty"`          // of all of them
-	Events        uint64    `json:"events,omitempty"`         // projected
+	Events        uint64    `json:"events,omitempty"`         // projected by the run that ended it
 	Checkpoint    string    `json:"checkpoint,omitempty"`     // name of the one it began from; "": from the first event
 	CheckpointSeq Seq       `json:"checkpoint_seq,omitempty"` // the last event in it
 	Compared      uint64    `json:"compared,omitempty"`       // recorded digests, of all views, and equal

@@ -183,7 +183,7 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	}
 	result = describeRecovery(cfg, archive, built, time.Since(began))
 	result.Waived, result.Unused, result.Reads = built.Waived, asked.unused(built.Waived), bucket.Stats()
-	if err := writeReport(dir, result, began, bar); err != nil {
+	if err := writeReport(dir, built, result, bar); err != nil {
 		return nil, err
 	}
 	return result, finishRecovery(dir, built, result.Waived)
@@ -228,8 +228,10 @@ func finishRecovery(dir *archiver.StateDir, built *recovery.Result, waived []arc
 		state.Archived = &archiver.ArchivedMark{Ordinal: built.LastOrdinal, Seq: built.ArchiveEnd}
 		state.Waivers = waived
 		if built.Last != built.ArchiveEnd {
-			state.AsOf = built.Last
+			state.AsOf = built.Last // never served for writing: nothing to record
+			return
 		}
+		state.Recovery = built.Recovery()
 	})
 	if err != nil {
 		return err

@@ -109,7 +109,7 @@ func (s *serving) begin() {
 	s.shipping.Go(func() { s.janitor.Run(clean) })
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
-	s.recordWaivers(clean)
+	s.recordRecovery(clean)
 	s.store.SetMode(blockstore.Serving, "")
 }
 

@@ -172,7 +172,7 @@ func (r *recovery) fromCheckpoint(ctx context.Context, c Checkpoint) error {
 // restore puts the views of c in their place, and checks that the log has the
 // events that they end with: a checkpoint beyond a cut is of another history.
 func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
-	r.Progress.Start("restore a checkpoint", 0)
+	r.phases.start("restore a checkpoint", 0)
 	if err := r.clear(); err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		runner.Tolerate(r.tolerance())
 		runners = append(runners, runner)
 	}
-	r.Progress.Start("project the tail (objects)", 0)
+	r.phases.start("project the tail (objects)", 0)
 	log := &blamed{history: r.Archive}
 	err = projector.CatchUp(ctx, Counted(UpTo(log, r.inputs.Upto), r.Progress, &r.events), runners...)
 	r.result.Waived = r.waivers.used

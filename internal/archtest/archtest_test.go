@@ -64,6 +64,7 @@ var arrows = map[string][]string{
 	"internal/httpapi":     {"internal/httpapi", "internal/blockstore", "eventlog", "internal/progress"},
 	"internal/plainclient": {},
 	"internal/bench":       {"archiver", "eventlog", "projector"},
+	"internal/drill":       {"internal/drill", "eventlog", "archiver", "projector", "internal/recovery", "internal/progress"},
 	"internal/recovery":    {"internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},
 }
 

@@ -147,15 +147,20 @@ func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*ar
 // to the volume of disk.
 func newBar(bucket *archiver.AdaptiveBucket, disk string) *progress.Progress {
 	bar := progress.New(os.Stderr, slog.Default())
-	var reading func() progress.Reading
-	if bucket != nil {
-		reading = func() progress.Reading {
-			s := bucket.Stats()
-			return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency}
-		}
+	if bucket == nil {
+		bar.Explain(nil, disk)
+		return bar
 	}
-	bar.Explain(reading, disk)
+	bar.Explain(readingOf(bucket), disk)
 	return bar
+}
+
+// readingOf tells a progress what is read of bucket.
+func readingOf(bucket *archiver.AdaptiveBucket) func() progress.Reading {
+	return func() progress.Reading {
+		s := bucket.Stats()
+		return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency}
+	}
 }
 
 // recoverInto builds the state directory from the archive.

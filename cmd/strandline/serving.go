@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
@@ -29,13 +31,16 @@ type serving struct {
 	recorder *blockstore.Recorder
 	shipper  *archiver.Shipper
 	janitor  *archiver.Janitor
+	drills   *drills
 
 	readers   sync.WaitGroup // views, their wakers, the publisher
 	stopRead  context.CancelFunc
 	shipping  sync.WaitGroup // shipper and janitor
 	stopShip  context.CancelFunc
 	stopClean context.CancelFunc // of the janitor
-	shipped   chan error         // what the shipper ended with
+	drilling  sync.WaitGroup
+	stopDrill context.CancelFunc
+	shipped   chan error // what the shipper ended with
 }
 
 // newServing opens the log behind started. Nothing runs on it before begin.
@@ -62,6 +67,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	s.recorder = a.newRecorder(log)
 	s.shipper = &archiver.Shipper{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Shipped: started.Shipped, Logger: a.log}
 	s.janitor = &archiver.Janitor{Archive: a.archive, Log: log, Dir: a.dir, Budget: int64(a.cfg.CacheSize), Logger: a.log, Now: time.Now}
+	s.drills = s.newDrills(clockwork.NewRealClock())
 	return s, nil
 }
 
@@ -110,6 +116,9 @@ func (s *serving) begin() {
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
 	s.recordRecovery(clean)
+	drill, stopDrill := context.WithCancel(context.Background())
+	s.stopDrill = stopDrill
+	s.drilling.Go(func() { s.drills.run(drill) })
 	s.store.SetMode(blockstore.Serving, "")
 }
 
@@ -202,6 +211,8 @@ func (a *app) findOwner(ctx context.Context) {
 // WAL for the next start.
 func (s *serving) stop(deadline time.Time) error {
 	a := s.app
+	s.stopDrill()
+	s.drilling.Wait()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if err := s.store.Close(ctx); err != nil {

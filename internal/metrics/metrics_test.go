@@ -37,6 +37,7 @@ func example() State {
 		},
 		FeedPublished: 1000, FeedDropped: 3, FeedRefused: 1, FeedConnected: true,
 		Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
+		DrillRunning: true, DrillFailed: true, DrillLastSuccess: time.Unix(1795485600, 0), DrillRTO: 90 * time.Second, DrillsPassed: 3, DrillsFailed: 1, DrillsUndone: 2,
 		Phase: "project", PhaseDone: 10, PhaseExpected: 40,
 	}
 }
@@ -73,7 +74,8 @@ func TestTheExportedMetrics(t *testing.T) {
 	names := []string{
 		"strandline_applied_epoch", "strandline_applied_seq", "strandline_archive_lag_events", "strandline_archive_lag_seconds",
 		"strandline_archived_epoch", "strandline_archived_seq", "strandline_backlog_bytes", "strandline_backlog_generations",
-		"strandline_barred_machines", "strandline_committed_epoch", "strandline_committed_seq", "strandline_feed_connected",
+		"strandline_barred_machines", "strandline_committed_epoch", "strandline_committed_seq", "strandline_drill_failed",
+		"strandline_drill_last_success_timestamp_seconds", "strandline_drill_rto_seconds", "strandline_drill_running", "strandline_drills_total", "strandline_feed_connected",
 		"strandline_feed_dropped_total", "strandline_feed_published_total", "strandline_feed_refused_total", "strandline_fenced",
 		"strandline_hold", "strandline_http_request_bytes_total", "strandline_http_requests_total",
 		"strandline_http_response_bytes_total", "strandline_lossy_start", "strandline_mode", "strandline_poisoned",

@@ -31,6 +31,14 @@ type State struct {
 	Barred                  int // machines
 	Warnings                int
 
+	DrillRunning     bool
+	DrillFailed      bool          // the last one that came to a verdict
+	DrillLastSuccess time.Time     // end of the last one that passed; zero: none did
+	DrillRTO         time.Duration // that it measured; 0: none did
+	DrillsPassed     uint64        // by this process
+	DrillsFailed     uint64
+	DrillsUndone     uint64 // that could not be done
+
 	Phase         string // of a recovery or start that runs now; "" for none
 	PhaseDone     int64  // units of the phase
 	PhaseExpected int64  // units the phase will have; 0 when not known
@@ -63,6 +71,8 @@ type stateCollector struct {
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
+	drillRunning, drillFailed         *prometheus.Desc
+	drillSuccess, drillRTO, drills    *prometheus.Desc
 }
 
 func newStateCollector() *stateCollector {
@@ -94,6 +104,11 @@ func newStateCollector() *stateCollector {
 		warnings:           desc("warnings", "Warnings that status shows now."),
 		recoveryDone:       desc("recovery_done", "Units done of the phase that runs now.", "phase"),
 		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
+		drillRunning:       desc("drill_running", "1 while a drill is under way."),
+		drillFailed:        desc("drill_failed", "1 when the last drill that came to a verdict failed."),
+		drillSuccess:       desc("drill_last_success_timestamp_seconds", "When the last drill that passed ended; absent while none has."),
+		drillRTO:           desc("drill_rto_seconds", "Time from nothing to verified views in the last drill that passed, under its limits: a recovery is faster."),
+		drills:             desc("drills_total", "Drills by this process: passed, failed, undone (could not be done).", "verdict"),
 	}
 }
 
@@ -107,7 +122,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
 		c.published, c.dropped, c.refused, c.connected, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
-		c.recoveryDone, c.recoveryExpected,
+		c.recoveryDone, c.recoveryExpected, c.drillRunning, c.drillFailed, c.drillSuccess, c.drillRTO, c.drills,
 	} {
 		out <- d
 	}
@@ -125,6 +140,7 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	c.collectViews(out, &s)
 	c.collectFeed(out, &s)
 	c.collectHealth(out, &s)
+	c.collectDrills(out, &s)
 }
 
 func (c *stateCollector) collectLog(out chan<- prometheus.Metric, s *State) {
@@ -172,12 +188,24 @@ func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {
 	}
 }
 
+func (c *stateCollector) collectDrills(out chan<- prometheus.Metric, s *State) {
+	gauge(out, c.drillRunning, truth(s.DrillRunning))
+	gauge(out, c.drillFailed, truth(s.DrillFailed))
+	if !s.DrillLastSuccess.IsZero() {
+		gauge(out, c.drillSuccess, float64(s.DrillLastSuccess.UnixMilli())/1000)
+		gauge(out, c.drillRTO, s.DrillRTO.Seconds())
+	}
+	count(out, c.drills, s.DrillsPassed, "passed")
+	count(out, c.drills, s.DrillsFailed, "failed")
+	count(out, c.drills, s.DrillsUndone, "undone")
+}
+
 func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
 	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 }
 
-func count(out chan<- prometheus.Metric, d *prometheus.Desc, value uint64) {
-	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+func count(out chan<- prometheus.Metric, d *prometheus.Desc, value uint64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 }
 
 func truth(b bool) float64 {

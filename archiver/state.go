@@ -58,6 +58,9 @@ type State struct {
 	// Waivers are the violations that the recovery of this state went on past,
 	// until the events that say so are archived.
 	Waivers []Waiver `json:"waivers,omitempty"`
+	// Recovery is how this state was recovered, with the start and end of each
+	// phase, until the event that says so is archived.
+	Recovery *eventlog.Recovery `json:"recovery,omitempty"`
 	// Clean says that the last server on this directory stopped in order.
 	Clean bool `json:"clean"`
 }

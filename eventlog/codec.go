@@ -26,6 +26,7 @@ const (
 
 	fieldWriter, fieldHost, fieldCause, fieldPrevious, fieldLossy, fieldBarred = 17, 18, 19, 21, 22, 23
 	fieldLogID, fieldFormat, fieldFrom, fieldTo, fieldViews                    = 24, 25, 26, 27, 28
+	fieldRecovery, fieldDrill                                                  = 29, 30
 )
 
 // AppendEvent appends the wire form of e to b: the fields in the order of
@@ -78,6 +79,14 @@ func appendRare(b []byte, e *Event) []byte {
 	for i := range e.Views {
 		b = protowire.AppendTag(b, fieldViews, protowire.BytesType)
 		b = protowire.AppendBytes(b, appendViewState(nil, &e.Views[i]))
+	}
+	if e.Recovery != nil {
+		b = protowire.AppendTag(b, fieldRecovery, protowire.BytesType)
+		b = protowire.AppendBytes(b, appendRecovery(nil, e.Recovery))
+	}
+	if e.Drill != nil {
+		b = protowire.AppendTag(b, fieldDrill, protowire.BytesType)
+		b = protowire.AppendBytes(b, appendDrill(nil, e.Drill))
 	}
 	return b
 }
@@ -351,6 +360,12 @@ func (e *Event) decodeBytes(field protowire.Number, b []byte) (int, error) {
 		var view ViewState
 		view, err = decodeViewState(v)
 		e.Views = append(e.Views, view)
+	case fieldRecovery:
+		e.Recovery = &Recovery{}
+		err = decodeMessage(v, e.Recovery)
+	case fieldDrill:
+		e.Drill = &Drill{}
+		err = decodeMessage(v, e.Drill)
 	default:
 		return -1, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"pgregory.net/rapid"
@@ -42,6 +43,24 @@ func emitted() []eventlog.Event {
 		{Seq: s(3, 1), Time: now - 11, Type: eventlog.EpochStarted, Actor: "server", Writer: eventlog.ID{4}, Host: "other", Cause: "take-over", Previous: s(1, 11), Lossy: true, Barred: []eventlog.Seq{s(1, 5), s(1, 77)}},
 		{Seq: s(3, 2), Time: now + 12, Type: eventlog.HoldReleased, Machine: s(1, 5), Actor: "operator", Cause: "30 minutes have passed"},
 		{Seq: s(3, 3), Time: now + 13, Type: eventlog.WaiverGranted, Actor: "operator", Name: "delete-names-store", Cause: "recover --waive", From: s(1, 9), To: s(1, 11)},
+		{Seq: s(3, 4), Time: now + 14, Type: eventlog.RecoveryCompleted, Actor: "operator", Recovery: recovered(now)},
+		{Seq: s(3, 5), Time: now + 15, Type: eventlog.DrillCompleted, Actor: "server", Recovery: recovered(now), Drill: &eventlog.Drill{
+			Verdict: eventlog.DrillFailed, Reason: "ordinals 5 to 5", Mode: "checkpoint", Began: time.Unix(0, now-3e9).UTC(), Ended: time.Unix(0, now).UTC(),
+			RTO: 2 * time.Second, Rate: 16 << 20, Live: s(3, 2), Blocks: 64, BlockSize: 1 << 30, Machine: s(1, 5),
+		}},
+	}
+}
+
+// recovered is a Recovery with every field set, one phase of it broken off.
+func recovered(now int64) *eventlog.Recovery {
+	at := func(seconds int64) time.Time { return time.Unix(0, now+seconds*1e9).UTC() }
+	return &eventlog.Recovery{
+		Began: at(-9), Ended: at(-5), Upto: eventlog.MakeSeq(3, 2), Objects: 12, Bytes: 34567, Events: 890,
+		Checkpoint: "checkpoint/1", CheckpointSeq: eventlog.MakeSeq(1, 9), Compared: 4, Skipped: 1,
+		Phases: []eventlog.Phase{
+			{Name: "list", Began: at(-9), Ended: at(-8), Done: 12, Bytes: 99},
+			{Name: "project objects", Began: at(-8), Done: 7, Events: 300},
+		},
 	}
 }
 
@@ -118,6 +137,11 @@ func anyEvent(t *rapid.T) eventlog.Event {
 			Digest: [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "digest")),
 		}
 	}), 1, 3).Draw(t, "views")
+	if rapid.Bool().Draw(t, "of a recovery") {
+		e.Recovery = recovered(rapid.Int64Range(1, 1<<62).Draw(t, "then"))
+		e.Recovery.Events, e.Recovery.Checkpoint = rapid.Uint64().Draw(t, "events"), text.Draw(t, "checkpoint")
+		e.Drill = &eventlog.Drill{Verdict: eventlog.Verdict(text.Draw(t, "verdict")), RTO: time.Duration(rapid.Int64().Draw(t, "rto"))}
+	}
 	return e
 }
 
@@ -178,20 +202,25 @@ func TestWhatIsNoEventIsRefused(t *testing.T) {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), value)
 	}
 	for name, raw := range map[string][]byte{
-		"a cut tag":             {0x80},
-		"a tag of field 0":      {0x00, 0x01},
-		"a value that is cut":   {0x08},
-		"a fixed that is cut":   {0x11, 1, 2, 3},
-		"an endless varint":     bytes.Repeat([]byte{0xff}, 11),
-		"a text that is cut":    {0x3a, 5, 'x'},
-		"a text that is long":   field(7, make([]byte, eventlog.MaxName+1)),
-		"a block's name, long":  field(10, make([]byte, eventlog.MaxBlockName+1)),
-		"a short identity":      field(17, make([]byte, 15)),
-		"a short digest":        field(28, field(3, make([]byte, 31))),
-		"a cut list of seqs":    field(23, []byte{0x80}),
-		"a cut state of a view": field(28, []byte{0x0a}),
-		"a group without end":   {0x0b},
-		"an event too long":     field(300, make([]byte, eventlog.MaxEvent)),
+		"a cut tag":              {0x80},
+		"a tag of field 0":       {0x00, 0x01},
+		"a value that is cut":    {0x08},
+		"a fixed that is cut":    {0x11, 1, 2, 3},
+		"an endless varint":      bytes.Repeat([]byte{0xff}, 11),
+		"a text that is cut":     {0x3a, 5, 'x'},
+		"a text that is long":    field(7, make([]byte, eventlog.MaxName+1)),
+		"a block's name, long":   field(10, make([]byte, eventlog.MaxBlockName+1)),
+		"a short identity":       field(17, make([]byte, 15)),
+		"a short digest":         field(28, field(3, make([]byte, 31))),
+		"a cut list of seqs":     field(23, []byte{0x80}),
+		"a cut state of a view":  field(28, []byte{0x0a}),
+		"a cut recovery":         field(29, []byte{0x18}),
+		"a long checkpoint":      field(29, field(7, make([]byte, eventlog.MaxName+1))),
+		"a phase of a long name": field(29, field(11, field(1, make([]byte, eventlog.MaxName+1)))),
+		"too many phases":        field(29, bytes.Repeat(field(11, nil), eventlog.MaxPhases+1)),
+		"a drill's long reason":  field(30, field(2, make([]byte, eventlog.MaxName+1))),
+		"a group without end":    {0x0b},
+		"an event too long":      field(300, make([]byte, eventlog.MaxEvent)),
 	} {
 		var e eventlog.Event
 		if err := eventlog.DecodeEvent(raw, &e); err == nil {

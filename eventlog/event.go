@@ -36,6 +36,7 @@ const (
 	UsageMetered         Type = 20
 	HistoryCleaned       Type = 21
 	DrillCompleted       Type = 22
+	RecoveryCompleted    Type = 23
 )
 
 var typeNames = [...]string{
@@ -46,7 +47,7 @@ var typeNames = [...]string{
 	TransactionAborted: "transaction_aborted", BlockStored: "block_stored", BlockDeleted: "block_deleted",
 	StateRecorded: "state_recorded", HoldEntered: "hold_entered", HoldReleased: "hold_released",
 	WaiverGranted: "waiver_granted", UsageMetered: "usage_metered", HistoryCleaned: "history_cleaned",
-	DrillCompleted: "drill_completed",
+	DrillCompleted: "drill_completed", RecoveryCompleted: "recovery_completed",
 }
 
 // Types lists every reserved type, in order of its number.
@@ -71,11 +72,12 @@ func (t Type) String() string {
 func (t Type) Emitted() bool {
 	switch t {
 	case LogCreated, EpochStarted, AccountOpened, MachineRegistered, MachineReowned,
-		BlockStored, BlockDeleted, StateRecorded, HoldReleased, WaiverGranted:
+		BlockStored, BlockDeleted, StateRecorded, HoldReleased, WaiverGranted,
+		DrillCompleted, RecoveryCompleted:
 		return true
 	case AccountCredited, MachineRetired, KeyIssued, KeyRevoked, PolicySet, TransactionStarted,
 		TransactionCommitted, TransactionAborted, HoldEntered, UsageMetered,
-		HistoryCleaned, DrillCompleted:
+		HistoryCleaned:
 		return false
 	}
 	return false
@@ -181,6 +183,8 @@ type Event struct {
 	Format   uint32      // log_created: format version of the archive
 	From, To Seq         // machine_reowned: accounts; waiver_granted: the first and the last event that may break the rule
 	Views    []ViewState // state_recorded
+	Recovery *Recovery   // recovery_completed, drill_completed
+	Drill    *Drill      // drill_completed
 
 	Unknown []byte // fields of later versions, kept as they came
 }

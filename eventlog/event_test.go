@@ -73,7 +73,8 @@ func enum(t *testing.T, name string) map[string]int {
 func TestReservedTypesAreNotEmitted(t *testing.T) {
 	for typ, want := range map[eventlog.Type]bool{
 		eventlog.LogCreated: true, eventlog.BlockDeleted: true, eventlog.HoldReleased: true, eventlog.WaiverGranted: true,
-		eventlog.AccountCredited: false, eventlog.HistoryCleaned: false, 0: false, 23: false,
+		eventlog.AccountCredited: false, eventlog.DrillCompleted: true, eventlog.RecoveryCompleted: true,
+		eventlog.HistoryCleaned: false, 0: false, 24: false,
 	} {
 		if typ.Emitted() != want {
 			t.Errorf("%v is emitted: %v", typ, typ.Emitted())

@@ -46,6 +46,8 @@ type eventJSON struct {
 	From     Seq             `json:"from,omitempty"`
 	To       Seq             `json:"to,omitempty"`
 	Views    []viewStateJSON `json:"views,omitempty"`
+	Recovery *Recovery       `json:"recovery,omitempty"`
+	Drill    *Drill          `json:"drill,omitempty"`
 
 	Unknown hexText `json:"unknown,omitempty"` // wire form of fields of later versions
 }
@@ -79,7 +81,7 @@ func (e Event) MarshalJSON() ([]byte, error) {
 		Account: e.Account, Machine: e.Machine, Transaction: e.Transaction, Actor: e.Actor,
 		Block: e.Block, Reuses: e.Reuses, Undoes: e.Undoes,
 		Writer: e.Writer, Host: e.Host, Cause: e.Cause, Previous: e.Previous, Lossy: e.Lossy, Barred: e.Barred,
-		LogID: e.LogID, Format: e.Format, From: e.From, To: e.To, Unknown: e.Unknown,
+		LogID: e.LogID, Format: e.Format, From: e.From, To: e.To, Recovery: e.Recovery, Drill: e.Drill, Unknown: e.Unknown,
 	}
 	ofBlock := e.Type == BlockStored || e.Type == BlockDeleted
 	if ofBlock || e.Length != 0 || e.Checksum != 0 {
@@ -110,7 +112,7 @@ func (e *Event) UnmarshalJSON(data []byte) error {
 		Seq: in.Seq, Account: in.Account, Machine: in.Machine, Transaction: in.Transaction, Actor: in.Actor,
 		Block: in.Block, Reuses: in.Reuses, Undoes: in.Undoes,
 		Writer: in.Writer, Host: in.Host, Cause: in.Cause, Previous: in.Previous, Lossy: in.Lossy, Barred: in.Barred,
-		LogID: in.LogID, Format: in.Format, From: in.From, To: in.To, Unknown: in.Unknown,
+		LogID: in.LogID, Format: in.Format, From: in.From, To: in.To, Recovery: in.Recovery, Drill: in.Drill, Unknown: in.Unknown,
 	}
 	if !in.Time.IsZero() {
 		decoded.Time = in.Time.UnixNano()

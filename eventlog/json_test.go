@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -44,8 +45,19 @@ func jsonEvents() []Event {
 	released.Machine, released.Cause = machine, "operator"
 	waived := at(11, WaiverGranted)
 	waived.Name, waived.From, waived.To, waived.Cause = "known-machine", MakeSeq(6, 5), MakeSeq(6, 7), "recover --waive"
+	ended := time.Unix(0, 1795485600123456789).UTC()
+	recovery := &Recovery{
+		Began: ended.Add(-time.Minute), Ended: ended, Upto: MakeSeq(6, 9), Objects: 3, Bytes: 4, Events: 5, Checkpoint: "c", CheckpointSeq: MakeSeq(6, 1), Compared: 2, Skipped: 1,
+		Phases: []Phase{{Name: "list", Began: ended.Add(-time.Minute), Ended: ended, Done: 3, Events: 1, Bytes: 2}, {Name: "verify", Began: ended}},
+	}
+	recovered := at(12, RecoveryCompleted)
+	recovered.Recovery = recovery
+	drilled := at(13, DrillCompleted)
+	drilled.Recovery, drilled.Drill = recovery, &Drill{
+		Verdict: DrillPassed, Mode: "full", Began: ended.Add(-time.Minute), Ended: ended, RTO: time.Minute, Rate: 1 << 24, Live: MakeSeq(6, 9), Blocks: 64, BlockSize: 4096, Machine: machine,
+	}
 	unknown := Event{Seq: MakeSeq(3_000_000, 1), Type: 99, Kind: 7, Unknown: []byte{0xf8, 7, 1}}
-	return []Event{created, started, opened, registered, reowned, stored, restored, deleted, recorded, released, waived, unknown}
+	return []Event{created, started, opened, registered, reowned, stored, restored, deleted, recorded, released, waived, recovered, drilled, unknown}
 }
 
 func TestEventsInJSONGolden(t *testing.T) {

@@ -42,12 +42,13 @@ func (blockProjector) Project(entry *eventlog.Entry, c *Changes) error {
 	case eventlog.BlockDeleted:
 		return blockDeleted(e, c)
 	case eventlog.LogCreated, eventlog.EpochStarted, eventlog.AccountOpened, eventlog.MachineRegistered,
-		eventlog.MachineReowned, eventlog.StateRecorded, eventlog.HoldReleased, eventlog.WaiverGranted:
+		eventlog.MachineReowned, eventlog.StateRecorded, eventlog.HoldReleased, eventlog.WaiverGranted,
+		eventlog.DrillCompleted, eventlog.RecoveryCompleted:
 		return nil // no block changes; not even when its machine changes hands
 	case eventlog.AccountCredited, eventlog.MachineRetired, eventlog.KeyIssued, eventlog.KeyRevoked,
 		eventlog.PolicySet, eventlog.TransactionStarted, eventlog.TransactionCommitted,
 		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.UsageMetered,
-		eventlog.HistoryCleaned, eventlog.DrillCompleted:
+		eventlog.HistoryCleaned:
 		return fmt.Errorf("%w: %s", errUnknownType, e.Type)
 	}
 	return fmt.Errorf("%w: %s", errUnknownType, e.Type)

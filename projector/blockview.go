@@ -239,3 +239,28 @@ func (v *BlockView) Count(ctx context.Context, machine eventlog.Seq, kind eventl
 	}
 	return n, nil
 }
+
+// AtOrAfter returns the first live block of a kind whose name is at or after
+// the given one; false when there is none.
+func (v *BlockView) AtOrAfter(ctx context.Context, machine eventlog.Seq, kind eventlog.Kind, name []byte) (row BlockRow, found bool, err error) {
+	err = v.inSnapshot(func(snapshot Snapshot) (err error) {
+		of := append([]byte{blocks.ID}, appendBlockKey(nil, machine, kind, nil)...)
+		cursor, err := snapshot.Range(append(of[:len(of):len(of)], name...), successor(of))
+		if err != nil {
+			return err
+		}
+		rows := &rowCursor{cursor: cursor, table: blocks}
+		defer func() { err = errors.Join(err, rows.close()) }()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		raw, ok, err := rows.next()
+		if err != nil || !ok {
+			return err
+		}
+		block, err := makeBlockRow(raw)
+		row, found = block.clone(), err == nil
+		return err
+	})
+	return row, found, v.wrap(err, machine, kind, name)
+}

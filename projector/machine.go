@@ -51,7 +51,8 @@ var errUnknownType = errors.New("the view has no rule for events of this type")
 func (machineProjector) Project(entry *eventlog.Entry, c *Changes) error {
 	e := &entry.Event
 	switch e.Type {
-	case eventlog.LogCreated, eventlog.StateRecorded, eventlog.WaiverGranted:
+	case eventlog.LogCreated, eventlog.StateRecorded, eventlog.WaiverGranted,
+		eventlog.DrillCompleted, eventlog.RecoveryCompleted:
 		return nil
 	case eventlog.EpochStarted:
 		epochStarted(e, c)
@@ -71,7 +72,7 @@ func (machineProjector) Project(entry *eventlog.Entry, c *Changes) error {
 	case eventlog.AccountCredited, eventlog.MachineRetired, eventlog.KeyIssued, eventlog.KeyRevoked,
 		eventlog.PolicySet, eventlog.TransactionStarted, eventlog.TransactionCommitted,
 		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.UsageMetered,
-		eventlog.HistoryCleaned, eventlog.DrillCompleted:
+		eventlog.HistoryCleaned:
 		return fmt.Errorf("%w: %s", errUnknownType, e.Type)
 	}
 	return fmt.Errorf("%w: %s", errUnknownType, e.Type)

@@ -131,6 +131,10 @@ func (a *app) Status() httpapi.Status {
 		status.Next = []string{"wait until it has started; if the archive cannot be reached, see why"}
 		return status
 	}
+	if s.serving != nil {
+		status.Drill = s.serving.drills.status()
+		status.Warnings = append(status.Warnings, s.serving.drills.warnings()...)
+	}
 	a.logStatus(&status, &s)
 	a.storeStatus(&status, &s)
 	if s.serving != nil {
@@ -300,6 +304,8 @@ func (a *app) gauges() metrics.State {
 	if s.serving == nil {
 		return state
 	}
+	s.serving.drills.gauges(&state)
+	state.Warnings += len(s.serving.drills.warnings())
 	state.Committed, _ = s.log.Committed()
 	state.Archived = s.log.Archived()
 	behind := lagBetween(s.log, state.Archived, state.Committed)

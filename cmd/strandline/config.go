@@ -7,6 +7,8 @@ package main
 import (
 	"log/slog"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/drill"
 )
 
 // Config is everything that `strandline serve` can be told, and its manual.
@@ -106,6 +108,18 @@ type Config struct {
 	// CacheSize is how much of the archived log is kept here to read from.
 	CacheSize Size `name:"cache-size" usage:"archived log kept on this machine for reading"`
 
+	// DrillEvery is how often a recovery is practised; 0 is never. From a day
+	// on it is done within two hours after DrillAt, local time; more often, it
+	// is done around the clock. DrillRate is how much a drill may read of the
+	// archive, and half of what it may write to the disk; DrillSample how many
+	// random blocks it reads back. DrillDir is where it builds the views that
+	// it removes afterwards, by default in the state directory.
+	DrillEvery  time.Duration `name:"drill-every" usage:"how often a recovery is practised; 0 is never"`
+	DrillAt     string        `name:"drill-at" usage:"local time (HH:MM) within two hours after which it is practised"`
+	DrillRate   Size          `name:"drill-read-rate" usage:"bytes a second that a drill may read from the archive"`
+	DrillSample uint64        `name:"drill-sample" usage:"random blocks that a drill reads back"`
+	DrillDir    string        `name:"drill-dir" usage:"directory that drills build in (default: in the state directory)"`
+
 	// LogLevel is the least level that is logged.
 	LogLevel slog.Level `name:"log-level" usage:"debug, info, warn or error"`
 	// AccessLog is a file that gets a line for each request; "-" is standard
@@ -128,6 +142,10 @@ func defaultConfig() Config {
 		MaxBody:         1 << 30,
 		MaxBacklog:      8 << 30,
 		CacheSize:       4 << 30,
+		DrillEvery:      24 * time.Hour,
+		DrillAt:         "03:00",
+		DrillRate:       16 << 20,
+		DrillSample:     drill.DefaultSample,
 		LogLevel:        slog.LevelInfo,
 	}
 }
@@ -145,7 +163,7 @@ const (
 // checkServe returns an error, with what to write instead, unless c can be
 // served with.
 func (c *Config) checkServe() error {
-	checks := []func() error{c.checkData, c.checkAuth, c.checkTLS, c.checkNATS, c.checkListeners, c.checkLimits, c.checkCheckpoints}
+	checks := []func() error{c.checkData, c.checkAuth, c.checkTLS, c.checkNATS, c.checkListeners, c.checkLimits, c.checkCheckpoints, c.checkDrills}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return withCode(exitUsage, err)

@@ -183,6 +183,27 @@ func (c *Config) checkCheckpoints() error {
 	return nil
 }
 
+const (
+	minDrillEvery = time.Minute // for trying out
+	minDrillRate  = 64 << 10
+	maxSample     = 1 << 20
+)
+
+func (c *Config) checkDrills() error {
+	_, err := parseClock(c.DrillAt)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--drill-at %s: write a time of day such as 03:00", c.DrillAt)
+	case c.DrillEvery != 0 && c.DrillEvery < minDrillEvery:
+		return fmt.Errorf("--drill-every %s: write 24h, any other duration from %s on, or 0 for never", c.DrillEvery, minDrillEvery)
+	case c.DrillRate < minDrillRate:
+		return fmt.Errorf("--drill-read-rate %s: write 16MiB, or any other size from 64KiB on", c.DrillRate)
+	case c.DrillSample > maxSample:
+		return fmt.Errorf("--drill-sample %d: write a number up to %d", c.DrillSample, maxSample)
+	}
+	return nil
+}
+
 // readable makes sure that a file that a setting names can be opened.
 func readable(setting, path string) error {
 	if path == "" {

@@ -26,11 +26,11 @@ import (
 func newInspect(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "inspect",
-		Short:   "Look into an object, a WAL or a view",
-		Example: "  strandline inspect object 17 --archive dir:/mnt/backup\n  strandline inspect wal --data /var/lib/strandline\n  strandline inspect view machine --data /var/lib/strandline",
+		Short:   "Look into an object, a WAL, a view or a recovery's report",
+		Example: "  strandline inspect object 17 --archive dir:/mnt/backup\n  strandline inspect wal --data /var/lib/strandline\n  strandline inspect view machine --data /var/lib/strandline\n  strandline inspect recovery --data /var/lib/strandline",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newInspectObject(g), newInspectWAL(g), newInspectView(g))
+	cmd.AddCommand(newInspectObject(g), newInspectWAL(g), newInspectView(g), newInspectRecovery(g))
 	return cmd
 }
 
@@ -65,6 +65,7 @@ func eventLine(e *eventlog.Event) string {
 	for _, v := range e.Views {
 		fmt.Fprintf(&b, " %s.v%d@%s=%x", v.Name, v.Version, v.AsOf, v.Digest[:8])
 	}
+	b.WriteString(recoveryText(e))
 	if e.Actor != "" {
 		fmt.Fprintf(&b, " by=%s", e.Actor)
 	}

@@ -151,15 +151,20 @@ func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*ar
 // to the volume of disk.
 func newBar(bucket *archiver.AdaptiveBucket, disk string) *progress.Progress {
 	bar := progress.New(os.Stderr, slog.Default())
-	var reading func() progress.Reading
-	if bucket != nil {
-		reading = func() progress.Reading {
-			s := bucket.Stats()
-			return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency}
-		}
+	if bucket == nil {
+		bar.Explain(nil, disk)
+		return bar
 	}
-	bar.Explain(reading, disk)
+	bar.Explain(readingOf(bucket), disk)
 	return bar
+}
+
+// readingOf tells a progress what is read of bucket.
+func readingOf(bucket *archiver.AdaptiveBucket) func() progress.Reading {
+	return func() progress.Reading {
+		s := bucket.Stats()
+		return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency}
+	}
 }
 
 // recoverInto builds the state directory from the archive.
@@ -188,7 +193,7 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	}
 	result = describeRecovery(cfg, archive, built, time.Since(began))
 	result.Waived, result.Unused, result.Reads = built.Waived, asked.unused(built.Waived), bucket.Stats()
-	if err := writeReport(dir, result, began, bar); err != nil {
+	if err := writeReport(dir, built, result, bar); err != nil {
 		return nil, err
 	}
 	return result, finishRecovery(dir, built, result.Waived)
@@ -233,8 +238,10 @@ func finishRecovery(dir *archiver.StateDir, built *recovery.Result, waived []arc
 		state.Archived = &archiver.ArchivedMark{Ordinal: built.LastOrdinal, Seq: built.ArchiveEnd}
 		state.Waivers = waived
 		if built.Last != built.ArchiveEnd {
-			state.AsOf = built.Last
+			state.AsOf = built.Last // never served for writing: nothing to record
+			return
 		}
+		state.Recovery = built.Recovery()
 	})
 	if err != nil {
 		return err

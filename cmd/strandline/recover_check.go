@@ -7,7 +7,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,12 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
-	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
-	"github.com/strandline-project/strandline/internal/durable"
-	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
@@ -104,32 +99,4 @@ func (r *checkResult) print(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "%d events of %s up to %s checked, %d break a rule\n", r.Events, r.Archive, r.Last, len(r.Violations))
 	return err
-}
-
-// recoveryReport is what a recovery leaves in the state directory for people.
-// Nothing ever reads it back.
-type recoveryReport struct {
-	Version int                 `json:"version"`
-	Program string              `json:"program"`
-	Began   time.Time           `json:"began"`
-	Ended   time.Time           `json:"ended"`
-	Phases  []progress.Snapshot `json:"phases"`
-	Result  *recoverResult      `json:"result"`
-}
-
-const (
-	reportName    = "recovery-report.json"
-	reportVersion = 1
-)
-
-func writeReport(dir *archiver.StateDir, result *recoverResult, began time.Time, bar *progress.Progress) error {
-	report := recoveryReport{Version: reportVersion, Program: readVersion().Version, Began: began.UTC(), Ended: time.Now().UTC(), Phases: bar.Phases(), Result: result}
-	text, err := json.MarshalIndent(report, "", "  ")
-	if err == nil {
-		err = durable.WriteFile(dir.Path(reportName), append(text, '\n'), 0o600)
-	}
-	if err != nil {
-		return fmt.Errorf("write the recovery's report: %w", err)
-	}
-	return nil
 }

@@ -34,6 +34,8 @@ var commands = []func(*globals) *cobra.Command{
 	newEvents,
 	newInspect,
 	newCompare,
+	newDrill,
+	newDrillWork,
 	newRebuild,
 	newRelease,
 	newArchive,

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
@@ -32,6 +34,7 @@ type serving struct {
 	janitor  *archiver.Janitor
 	indexer  *archiver.Indexer
 	taker    *checkpoint.Taker
+	drills   *drills
 
 	readers   sync.WaitGroup // views, their wakers, the publisher
 	stopRead  context.CancelFunc
@@ -40,6 +43,8 @@ type serving struct {
 	stopClean context.CancelFunc // of janitor and indexer
 	taking    sync.WaitGroup     // checkpoints
 	stopTake  context.CancelFunc
+	drilling  sync.WaitGroup
+	stopDrill context.CancelFunc
 	shipped   chan error // what the shipper ended with
 }
 
@@ -71,6 +76,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	s.shipper.Archived = s.indexer.Archived
 	s.janitor = &archiver.Janitor{Archive: a.archive, Log: log, Dir: a.dir, Budget: int64(a.cfg.CacheSize), Logger: a.log, Now: time.Now}
 	s.taker = s.newTaker()
+	s.drills = s.newDrills(clockwork.NewRealClock())
 	return s, nil
 }
 
@@ -122,7 +128,10 @@ func (s *serving) begin() {
 	s.taking.Go(func() { s.taker.Run(take) })
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
-	s.recordWaivers(clean)
+	s.recordRecovery(clean)
+	drill, stopDrill := context.WithCancel(context.Background())
+	s.stopDrill = stopDrill
+	s.drilling.Go(func() { s.drills.run(drill) })
 	s.store.SetMode(blockstore.Serving, "")
 }
 
@@ -215,6 +224,8 @@ func (a *app) findOwner(ctx context.Context) {
 // for one. What cannot be shipped by then stays in the WAL for the next start.
 func (s *serving) stop(deadline time.Time) error {
 	a := s.app
+	s.stopDrill()
+	s.drilling.Wait()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	s.stopTake()

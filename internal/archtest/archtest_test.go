@@ -65,6 +65,7 @@ var arrows = map[string][]string{
 	"internal/plainclient": {},
 	"internal/bench":       {"archiver", "eventlog", "projector"},
 	"internal/checkpoint":  {"internal/checkpoint", "internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},
+	"internal/drill":       {"internal/drill", "eventlog", "archiver", "projector", "internal/recovery", "internal/progress"},
 	"internal/recovery":    {"internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},
 }
 

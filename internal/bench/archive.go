@@ -38,11 +38,16 @@ type Archive struct {
 	NoIndex bool
 }
 
+// leastPayload makes payloads differ, and so the names of blocks.
+const leastPayload = 16
+
 // Check refuses what no archive can be.
 func (a *Archive) Check() error {
 	switch {
 	case a.Events < 1, a.Machines < 1, a.Objects < 1, a.Payload < 1:
 		return errors.New("events, machines, objects and the payload's bytes must be positive")
+	case a.Payload < leastPayload:
+		return fmt.Errorf("blocks are named by the hash of their payload: it takes %d bytes or more to make each different", leastPayload)
 	case a.Machines > a.Events:
 		return fmt.Errorf("%d machines need as many events, not %d", a.Machines, a.Events)
 	case a.Events > a.Objects*(eventlog.MaxEvents/2):

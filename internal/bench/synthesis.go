@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -146,7 +147,7 @@ func (s *synthesis) store(m *synthetic, to *[]stored, kind eventlog.Kind) eventl
 		binary.LittleEndian.PutUint64(b.name[i:], s.source.Uint64())
 	}
 	copy(s.payload, b.name[:])
-	b.checksum = eventlog.Checksum(s.payload)
+	b.name, b.checksum = sha256.Sum256(s.payload), eventlog.Checksum(s.payload)
 	e := s.emit(eventlog.Event{Type: eventlog.BlockStored, Account: s.accounts[m.account], Machine: m.id, Kind: kind,
 		Block: b.name[:], Length: uint64(len(s.payload)), Checksum: b.checksum}, s.payload)
 	b.seq = e.Event.Seq

@@ -88,7 +88,8 @@ func (r *Roster) addMachine(id eventlog.Seq, m *enrolled) {
 // makes one again, or is of a type that nobody writes. With nil, ev counts.
 func (r *Roster) Admit(ev *eventlog.Event) error {
 	switch ev.Type {
-	case eventlog.LogCreated, eventlog.StateRecorded, eventlog.WaiverGranted:
+	case eventlog.LogCreated, eventlog.StateRecorded, eventlog.WaiverGranted,
+		eventlog.DrillCompleted, eventlog.RecoveryCompleted:
 		return nil
 	case eventlog.EpochStarted:
 		return r.startEpoch(ev)
@@ -105,7 +106,7 @@ func (r *Roster) Admit(ev *eventlog.Event) error {
 	case eventlog.AccountCredited, eventlog.MachineRetired, eventlog.KeyIssued, eventlog.KeyRevoked,
 		eventlog.PolicySet, eventlog.TransactionStarted, eventlog.TransactionCommitted,
 		eventlog.TransactionAborted, eventlog.HoldEntered, eventlog.UsageMetered,
-		eventlog.HistoryCleaned, eventlog.DrillCompleted:
+		eventlog.HistoryCleaned:
 	}
 	return errors.New("no part of this version writes events of this type")
 }

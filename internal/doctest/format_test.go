@@ -245,7 +245,7 @@ func TestTheEventIsThatOfTheProtoFile(t *testing.T) {
 }
 
 func TestTheTypesOfEventsAreAllThere(t *testing.T) {
-	rows := table(t, "| 28 | `views` | repeated ViewState | `state_recorded` |\n")
+	rows := table(t, "| 30 | `drill` | Drill: verdict, times, what was read back | `drill_completed` |\n")
 	if len(rows) != len(eventlog.Types()) {
 		t.Errorf("%s has %d types of events, want %d", format, len(rows), len(eventlog.Types()))
 	}

@@ -45,8 +45,13 @@ func fullStatus() Status {
 		LastUpload: &Upload{Ordinal: 12, Time: now, Error: "dial tcp: connection refused"},
 		Feed:       Feed{Server: "embedded", Connected: true, Published: 1000, Dropped: 3, Refused: 1},
 		Progress:   &progress.Snapshot{Phase: "project", Done: 10, Total: 40, PerSecond: 5, ETASeconds: 6, Binds: "cpu"},
-		Barred:     []Barred{{"alice/laptop", at(4), at(1), "its session was cut off", now.Add(time.Hour)}},
-		Warnings:   []string{"the clock is 6 minutes off the store's"}, Stopped: "fenced by epoch 8",
+		Drill: &Drill{
+			Running: &progress.Snapshot{Phase: "read back random blocks", Done: 3, Total: 64}, Verdict: eventlog.DrillFailed, Reason: "ordinals 5 to 5", Mode: "checkpoint",
+			Began: now.Add(-time.Hour), Ended: now.Add(-time.Minute), Upto: MarkAt(at(1100), 0), RTOSeconds: 12.5, Blocks: 64,
+			Remarks: []string{"there was no checkpoint"}, LastSuccess: now.Add(-25 * time.Hour), Undone: "too little disk", Next: now.Add(time.Hour),
+		},
+		Barred:   []Barred{{"alice/laptop", at(4), at(1), "its session was cut off", now.Add(time.Hour)}},
+		Warnings: []string{"the clock is 6 minutes off the store's"}, Stopped: "fenced by epoch 8",
 		Notes: []string{NotePrune}, Next: []string{"reading is safe", "strandline release alice/laptop"},
 	}
 }
@@ -81,8 +86,9 @@ func golden(t *testing.T, name, got string) {
 
 func TestTheStatusInJSONAndText(t *testing.T) {
 	for name, status := range map[string]Status{
-		"full":  fullStatus(),
-		"fresh": {Version: "v0.1.0", Time: now, Started: now, Mode: ModeStarting, Reason: "comparing the WAL with the archive"},
+		"full":    fullStatus(),
+		"drilled": {Version: "v0.1.0", Time: now, Started: now, Mode: ModeServing, Drill: &Drill{Verdict: eventlog.DrillPassed, Mode: "full", Ended: now, Upto: MarkAt(at(9), 0), RTOSeconds: 1.234, Blocks: 64, LastSuccess: now}},
+		"fresh":   {Version: "v0.1.0", Time: now, Started: now, Mode: ModeStarting, Reason: "comparing the WAL with the archive"},
 	} {
 		data, err := json.MarshalIndent(status, "", "  ")
 		if err != nil {

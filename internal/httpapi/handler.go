@@ -13,6 +13,7 @@
 //	GET  /api/events   events as NDJSON: ?from=SEQ&follow=1&committed=1
 //	GET  /api/views/V  a copy of the view V, all its rows as of one event
 //	POST /api/release  ?machine=ACCOUNT/MACHINE lifts that machine's bar
+//	POST /api/drill    ?mode=full|checkpoint&sample=N practises a recovery; NDJSON: progress, result
 //	GET  /debug/pprof/ profiles, for go tool pprof
 //
 // Client speaks it, for the commands.
@@ -55,6 +56,9 @@ type Server interface {
 	// archived. ErrNotBarred, blockstore.ErrNoMachine and
 	// *blockstore.Unavailable are answers of their own.
 	Release(ctx context.Context, p blockstore.Path) error
+	// Drill begins a drill, unless one runs: ErrDrillRuns. A server that is
+	// not serving is *blockstore.Unavailable.
+	Drill(ctx context.Context, r DrillRequest) (DrillRun, error)
 }
 
 // Log is the log as a reader of events sees it; *eventlog.Log is one.
@@ -102,6 +106,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /api/events", h.events)
 	mux.HandleFunc("GET /api/views/{name}", h.copyView)
 	mux.HandleFunc("POST /api/release", h.release)
+	mux.HandleFunc("POST /api/drill", h.drill)
 	if o.Metrics != nil {
 		mux.Handle("GET /metrics", o.Metrics)
 	}

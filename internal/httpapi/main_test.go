@@ -4,6 +4,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"iter"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/progress"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -170,6 +172,32 @@ type fakeServer struct {
 	barred   map[blockstore.Path]bool
 	releases int
 	fail     error // of the next Release
+	drill    *fakeDrill
+	asked    DrillRequest
+}
+
+func (s *fakeServer) Drill(_ context.Context, r DrillRequest) (DrillRun, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = r
+	if s.fail != nil {
+		return nil, s.fail
+	}
+	return s.drill, nil
+}
+
+// fakeDrill ends when done is closed.
+type fakeDrill struct {
+	done   chan struct{}
+	result string
+	code   int
+	err    error
+}
+
+func (d *fakeDrill) Snapshot() progress.Snapshot { return progress.Snapshot{Phase: "list", Done: 7} }
+func (d *fakeDrill) Done() <-chan struct{}       { return d.done }
+func (d *fakeDrill) Result() (json.RawMessage, int, error) {
+	return json.RawMessage(d.result), d.code, d.err
 }
 
 func (s *fakeServer) Status() Status { return s.status }

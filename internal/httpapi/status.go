@@ -58,6 +58,7 @@ type Status struct {
 
 	Feed     Feed               `json:"feed"`
 	Progress *progress.Snapshot `json:"progress,omitempty"` // of a start or recovery that runs
+	Drill    *Drill             `json:"drill,omitempty"`    // nil: none was done, and none is scheduled
 	Barred   []Barred           `json:"barred,omitempty"`
 	Warnings []string           `json:"warnings,omitempty"`
 	Stopped  string             `json:"stopped,omitempty"` // the error that poisoned the log or fenced the server

@@ -135,6 +135,7 @@ func (t *text) work(s *Status) {
 		t.line("last upload", "%sat %s, %s", object, u.Time.Format(time.RFC3339), outcome)
 	}
 	t.checkpoint(s.Checkpoint)
+	t.drill(s.Drill)
 	if s.Feed.Server != "" {
 		state := "away"
 		if s.Feed.Connected {
@@ -159,6 +160,35 @@ func (t *text) checkpoint(c *Checkpoint) {
 		value += "; the last try FAILED: " + c.Error
 	}
 	t.line("checkpoint", "%s", value)
+}
+
+// drill prints the last drill, the one that runs and the next one.
+func (t *text) drill(d *Drill) {
+	if d == nil {
+		return
+	}
+	if d.Verdict != "" {
+		outcome := fmt.Sprintf("passed, %s, up to %s, verified views after %s, %d blocks read back", d.Mode, d.Upto, duration(d.RTOSeconds), d.Blocks)
+		if d.Verdict != eventlog.DrillPassed {
+			outcome = "FAILED: " + d.Reason
+		}
+		t.line("last drill", "%s: %s", d.Ended.Format(time.RFC3339), outcome)
+		t.list("drill", d.Remarks)
+	}
+	if d.Verdict != eventlog.DrillPassed && !d.LastSuccess.IsZero() {
+		t.line("drill passed", "last at %s", d.LastSuccess.Format(time.RFC3339))
+	}
+	t.line("drill undone", "%s", d.Undone)
+	if d.Running != nil {
+		t.line("drill now", "%s", d.Running)
+	}
+	if !d.Next.IsZero() {
+		t.line("next drill", "%s", d.Next.Format(time.RFC3339))
+	}
+}
+
+func duration(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second)).Round(10 * time.Millisecond)
 }
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

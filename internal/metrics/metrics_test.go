@@ -40,6 +40,7 @@ func example() State {
 		Checkpoint: CheckpointState{Seq: eventlog.MakeSeq(7, 1000), Time: time.Unix(1_764_000_000, 0), Took: 1500 * time.Millisecond, Bytes: 5 << 20,
 			Uploaded: 6 << 20, Taken: 3, Failures: 1},
 		Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
+		DrillRunning: true, DrillFailed: true, DrillLastSuccess: time.Unix(1795485600, 0), DrillRTO: 90 * time.Second, DrillsPassed: 3, DrillsFailed: 1, DrillsUndone: 2,
 		Phase: "project", PhaseDone: 10, PhaseExpected: 40,
 	}
 }
@@ -78,7 +79,8 @@ func TestTheExportedMetrics(t *testing.T) {
 		"strandline_archived_epoch", "strandline_archived_seq", "strandline_backlog_bytes", "strandline_backlog_generations",
 		"strandline_barred_machines", "strandline_checkpoint_bytes", "strandline_checkpoint_duration_seconds", "strandline_checkpoint_failures_total",
 		"strandline_checkpoint_last_success_timestamp_seconds", "strandline_checkpoint_seq", "strandline_checkpoint_uploaded_bytes_total",
-		"strandline_checkpoints_total", "strandline_committed_epoch", "strandline_committed_seq", "strandline_feed_connected",
+		"strandline_checkpoints_total", "strandline_committed_epoch", "strandline_committed_seq", "strandline_drill_failed",
+		"strandline_drill_last_success_timestamp_seconds", "strandline_drill_rto_seconds", "strandline_drill_running", "strandline_drills_total", "strandline_feed_connected",
 		"strandline_feed_dropped_total", "strandline_feed_published_total", "strandline_feed_refused_total", "strandline_fenced",
 		"strandline_hold", "strandline_index_objects_failed_total", "strandline_index_objects_missing",
 		"strandline_index_objects_written_total", "strandline_http_request_bytes_total", "strandline_http_requests_total",

@@ -35,6 +35,14 @@ type State struct {
 	Barred                  int // machines
 	Warnings                int
 
+	DrillRunning     bool
+	DrillFailed      bool          // the last one that came to a verdict
+	DrillLastSuccess time.Time     // end of the last one that passed; zero: none did
+	DrillRTO         time.Duration // that it measured; 0: none did
+	DrillsPassed     uint64        // by this process
+	DrillsFailed     uint64
+	DrillsUndone     uint64 // that could not be done
+
 	Phase         string // of a recovery or start that runs now; "" for none
 	PhaseDone     int64  // units of the phase
 	PhaseExpected int64  // units the phase will have; 0 when not known
@@ -80,6 +88,8 @@ type stateCollector struct {
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
+	drillRunning, drillFailed         *prometheus.Desc
+	drillSuccess, drillRTO, drills    *prometheus.Desc
 
 	checkpointSeq, checkpointTime, checkpointTook, checkpointBytes *prometheus.Desc
 	checkpointUploaded, checkpointTaken, checkpointFailures        *prometheus.Desc
@@ -124,6 +134,11 @@ func newStateCollector() *stateCollector {
 		checkpointUploaded: desc("checkpoint_uploaded_bytes_total", "Bytes uploaded for checkpoints: what the archive lacked."),
 		checkpointTaken:    desc("checkpoints_total", "Checkpoints taken."),
 		checkpointFailures: desc("checkpoint_failures_total", "Checkpoints, or removals of old ones, that failed."),
+		drillRunning:       desc("drill_running", "1 while a drill is under way."),
+		drillFailed:        desc("drill_failed", "1 when the last drill that came to a verdict failed."),
+		drillSuccess:       desc("drill_last_success_timestamp_seconds", "When the last drill that passed ended; absent while none has."),
+		drillRTO:           desc("drill_rto_seconds", "Time from nothing to verified views in the last drill that passed, under its limits: a recovery is faster."),
+		drills:             desc("drills_total", "Drills by this process: passed, failed, undone (could not be done).", "verdict"),
 	}
 }
 
@@ -139,6 +154,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
 		c.recoveryDone, c.recoveryExpected,
 		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
+		c.drillRunning, c.drillFailed, c.drillSuccess, c.drillRTO, c.drills,
 	} {
 		out <- d
 	}
@@ -160,6 +176,7 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(out, c.indexMissing, float64(s.IndexMissing))
 	c.collectCheckpoint(out, &s.Checkpoint)
 	c.collectHealth(out, &s)
+	c.collectDrills(out, &s)
 }
 
 func (c *stateCollector) collectLog(out chan<- prometheus.Metric, s *State) {
@@ -220,12 +237,24 @@ func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {
 	}
 }
 
+func (c *stateCollector) collectDrills(out chan<- prometheus.Metric, s *State) {
+	gauge(out, c.drillRunning, truth(s.DrillRunning))
+	gauge(out, c.drillFailed, truth(s.DrillFailed))
+	if !s.DrillLastSuccess.IsZero() {
+		gauge(out, c.drillSuccess, float64(s.DrillLastSuccess.UnixMilli())/1000)
+		gauge(out, c.drillRTO, s.DrillRTO.Seconds())
+	}
+	count(out, c.drills, s.DrillsPassed, "passed")
+	count(out, c.drills, s.DrillsFailed, "failed")
+	count(out, c.drills, s.DrillsUndone, "undone")
+}
+
 func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
 	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 }
 
-func count(out chan<- prometheus.Metric, d *prometheus.Desc, value uint64) {
-	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+func count(out chan<- prometheus.Metric, d *prometheus.Desc, value uint64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 }
 
 func truth(b bool) float64 {

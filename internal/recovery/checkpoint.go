@@ -179,7 +179,7 @@ func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
 	if err := r.makeRoom(ctx, &c); err != nil {
 		return fmt.Errorf("%w: %w", errElsewhere, err)
 	}
-	r.Progress.Start("restore a checkpoint (bytes)", c.Bytes)
+	r.phases.start("restore a checkpoint (bytes)", c.Bytes)
 	if err := r.Checkpoints.Restore(ctx, c, r.Dir); err != nil {
 		return fmt.Errorf("restore checkpoint %s: %w", c.Name, err)
 	}
@@ -254,7 +254,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		runner.Tolerate(r.tolerance())
 		runners = append(runners, runner)
 	}
-	r.Progress.Start("project the tail (objects)", 0)
+	r.phases.start("project the tail (objects)", 0)
 	log := &blamed{history: r.Archive}
 	err = projector.CatchUp(ctx, Counted(UpTo(log, r.inputs.Upto), r.Progress, &r.events), runners...)
 	r.result.Waived = r.waivers.used

@@ -10,7 +10,7 @@
 // that names what it was made from, so that a recovery which was interrupted
 // goes on where it was, by the same code: the list leaves inputs.json, the
 // choice of a checkpoint beginning.json, the projection its sorted runs and
-// views. A phase whose input is missing or is not what it was refuses.
+// views; phases.json tells when each began and ended. A phase whose input is missing or is not what it was refuses.
 package recovery
 
 import (
@@ -72,6 +72,8 @@ type Result struct {
 	Checkpoint  *Checkpoint        // which it began from; nil: from the first event
 	Fallbacks   []Fallback         // checkpoints that could not be used
 	Views       []projector.Loaded // in the order of Projectors
+	Began       time.Time          // of the first run, if this one went on with it
+	Phases      []eventlog.Phase   // in the order of their begin, those of interrupted runs too
 }
 
 // Run builds the views. A hole is an archiver.ErrHole, a damaged object an
@@ -85,12 +87,19 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		opts.Log = slog.Default()
 	}
 	r := &recovery{Options: opts, result: &Result{}}
+	var err error
+	if r.phases, err = loadPhases(opts.Scratch, opts.Progress); err != nil {
+		return nil, err
+	}
 	for _, phase := range []func(context.Context) error{r.list, r.build} {
 		if err := phase(ctx); err != nil {
 			return nil, err
 		}
 	}
-	r.Progress.Done()
+	if err := r.phases.end(); err != nil {
+		return nil, err
+	}
+	r.result.Began, r.result.Phases = r.phases.noted.Began, r.phases.noted.Phases
 	return r.result, nil
 }
 
@@ -100,6 +109,7 @@ type recovery struct {
 	objects     []archiver.ObjectInfo // as listed; let go of when the room is made
 	checkpoints []Checkpoint          // as listed
 	waivers     *waivers
+	phases      *phases
 	beginning   beginning
 	events      atomic.Uint64 // projected
 	result      *Result
@@ -109,7 +119,7 @@ type recovery struct {
 // What it found when the recovery began is what is built, also when the
 // archive grows meanwhile.
 func (r *recovery) list(ctx context.Context) error {
-	r.Progress.Start("list", 0)
+	r.phases.start("list", 0)
 	found, err := loadInputs(r.inputsPath())
 	if err == nil {
 		r.waivers, err = loadWaivers(r.Scratch, r.Waivers, r.Log)
@@ -191,7 +201,7 @@ func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
 
 // project builds the views from the first event on.
 func (r *recovery) project(ctx context.Context) error {
-	r.Progress.Start("project objects", int64(r.inputs.Objects))
+	r.phases.start("project objects", int64(r.inputs.Objects))
 	var merging atomic.Bool
 	var merged atomic.Uint64
 	load := projector.Load{
@@ -199,7 +209,7 @@ func (r *recovery) project(ctx context.Context) error {
 		Projectors: r.Projectors, Memory: r.Memory, Tolerate: r.tolerance(), Log: r.Log,
 		Merging: func(done, total uint64) {
 			if merging.CompareAndSwap(false, true) {
-				r.Progress.Start("merge rows", int64(total))
+				r.phases.start("merge rows", int64(total))
 			}
 			if before := merged.Swap(done); done > before {
 				r.Progress.Add(int64(done - before))
@@ -225,7 +235,7 @@ func (r *recovery) tolerance() func(*projector.Violation) bool {
 
 // verify adds the digests up again from the rows that were written.
 func (r *recovery) verify(ctx context.Context) error {
-	r.Progress.Start("verify", 0)
+	r.phases.start("verify", 0)
 	var errs []error
 	for i, p := range r.Projectors {
 		errs = append(errs, r.verifyView(ctx, p, &r.result.Views[i]))

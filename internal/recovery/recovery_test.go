@@ -155,6 +155,44 @@ func seeds(n uint64) uint64 {
 	return n
 }
 
+// Each phase of each run has a start, and an end unless the run broke off in
+// it; a note of them that was edited refuses.
+func TestEveryPhaseIsNotedAlsoOverAnInterruption(t *testing.T) {
+	w := newWorld(t, 5, 200)
+	opts := w.options("new")
+	opts.Engine = &mortal{Engine: w.engine, left: 6}
+	if _, err := Run(t.Context(), opts); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	opts.Engine = w.engine
+	path := filepath.Join(opts.Scratch, phasesName)
+	good, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(good), "list", "lisp", 1)), 0o600))
+	if _, err := Run(t.Context(), opts); !errors.Is(err, errNote) {
+		t.Errorf("with an edited note: %v", err)
+	}
+	must(t, os.WriteFile(path, good, 0o600))
+	result, err := Run(t.Context(), opts)
+	must(t, err)
+	var names []string
+	for _, phase := range result.Phases {
+		name := phase.Name
+		if phase.Ended.IsZero() {
+			name += " (broken off)"
+		}
+		names = append(names, name)
+	}
+	told := strings.Join(names, ", ")
+	if !strings.HasPrefix(told, "list, project objects (broken off), list, project objects, merge rows, verify") && !strings.HasPrefix(told, "list, project objects, merge rows (broken off), list,") {
+		t.Error(told)
+	}
+	event := result.Recovery()
+	if event.Began != result.Phases[0].Began || event.Ended != result.Phases[len(result.Phases)-1].Ended || event.Upto != result.Last || event.Compared == 0 {
+		t.Errorf("%+v", event)
+	}
+}
+
 func TestWhatIsRecoveredIsWhatWasLost(t *testing.T) {
 	for seed := range seeds(100) {
 		w := newWorld(t, seed, 120)

@@ -226,10 +226,23 @@ func (h *History) releaseOne() {
 		}
 	}
 	if h.rng.IntN(4) == 0 {
-		h.Waive("well-formed", eventlog.FirstSeq, h.Log.Last())
+		h.remark()
 		return
 	}
 	h.storeOne()
+}
+
+// remark writes an event that changes no view.
+func (h *History) remark() {
+	last := h.Log.Last()
+	switch last % 3 {
+	case 0:
+		h.Waive("well-formed", eventlog.FirstSeq, last)
+	case 1:
+		h.emit(eventlog.Event{Type: eventlog.RecoveryCompleted, Actor: "operator", Recovery: &eventlog.Recovery{Upto: last}})
+	default:
+		h.emit(eventlog.Event{Type: eventlog.DrillCompleted, Actor: "server", Recovery: &eventlog.Recovery{Upto: last}, Drill: &eventlog.Drill{Verdict: eventlog.DrillPassed}})
+	}
 }
 
 func (h *History) deleteOne() {

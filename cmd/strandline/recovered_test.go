@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,7 @@ func TestARecoveryThatWasNotFinishedIsNotServed(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(data, recoveryScratch)); !os.IsNotExist(err) {
 		t.Errorf("the scratch folder is left: %v", err)
 	}
+	checkReport(t, data)
 	// What stands in the report is for people: it changes nothing.
 	if err := os.WriteFile(filepath.Join(data, reportName), []byte(`{"version":99,"result":{"last_seq":1}}`), 0o600); err != nil {
 		t.Fatal(err)
@@ -219,4 +221,115 @@ func TestARecoveryThatWasNotFinishedIsNotServed(t *testing.T) {
 	if read, err := archiver.ReadState(data); err != nil || read.AsOf != until || read.Phase != archiver.PhaseReady {
 		t.Errorf("%+v, %v", read, err)
 	}
+}
+
+// checkReport checks the report of a recovery that two processes made.
+func checkReport(t *testing.T, data string) {
+	t.Helper()
+	report, err := readReport(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := 0
+	for i, phase := range report.Phases {
+		ended := !phase.Ended.IsZero() // not in the run that was refused
+		if phase.Began.IsZero() || ended && phase.Ended.Before(phase.Began) || i > 0 && phase.Began.Before(report.Phases[i-1].Ended) {
+			t.Errorf("phase %d: %+v", i, phase)
+		}
+		if phase.Name == "list" && ended {
+			lists++
+		}
+	}
+	if lists != 2 || !report.Began.Equal(report.Phases[0].Began) || report.Ended.Before(report.Phases[len(report.Phases)-1].Ended) {
+		t.Errorf("%d phases list, from %s to %s: %+v", lists, report.Began, report.Ended, report.Phases)
+	}
+	if _, err := execute(t, "inspect", "recovery", "--data", data); err != nil {
+		t.Error(err)
+	}
+	path := filepath.Join(data, reportName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.Replace(string(text), `"objects": 2`, `"objects": 1`, 1)
+	if edited == string(text) {
+		t.Fatalf("nothing to edit in %s", text)
+	}
+	for name, change := range map[string]string{"edited": edited, "cut": string(text[:len(text)/2]), "of another form": "{}", "empty": ""} {
+		if err := os.WriteFile(path, []byte(change), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := execute(t, "inspect", "recovery", "--data", data); exitCode(err) != exitDamage || !strings.Contains(err.Error(), "recovery_completed") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := execute(t, "inspect", "recovery", "--data", t.TempDir()); exitCode(err) != exitUsage {
+		t.Errorf("without a report: %v", err)
+	}
+}
+
+// How a state was recovered, phase by phase, is an event of the log that goes
+// on with it, once.
+func TestARecoveryIsAnEventOfTheLogThatGoesOn(t *testing.T) {
+	spec, data := "dir:"+filepath.Join(t.TempDir(), "archive"), filepath.Join(t.TempDir(), "data")
+	if _, err := execute(t, "init", "--data", filepath.Join(t.TempDir(), "lost"), "--archive", spec); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := execute(t, "recover", "--data", data, "--archive", spec); err != nil {
+		t.Fatal(err)
+	}
+	report, err := readReport(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded := func() bool {
+		state, err := archiver.ReadState(data)
+		return err == nil && state.Recovery == nil
+	}
+	if recorded() {
+		t.Fatal("the state does not say that it was recovered")
+	}
+	serveUntil(t, data, recorded)
+	serveUntil(t, data, func() bool {
+		state, err := archiver.ReadState(data)
+		return err == nil && len(state.Claims) == 2
+	})
+	var found []*eventlog.Recovery
+	for _, e := range archived(t, spec) {
+		if e.Type == eventlog.RecoveryCompleted {
+			found = append(found, e.Recovery)
+		}
+	}
+	if len(found) != 1 || !reflect.DeepEqual(found[0].Phases, report.Phases) || found[0].Upto != report.Result.Last || found[0].Objects != uint64(report.Result.Objects) || !found[0].Began.Equal(report.Began) {
+		t.Errorf("the log says %+v, the report %+v", found, report)
+	}
+	if _, err := execute(t, "recover", "--data", filepath.Join(t.TempDir(), "then"), "--archive", spec, "--until", "1.2"); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzCheckedFile(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "file")
+	if err := writeChecked(path, map[string]int{"a": 1}); err != nil {
+		f.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var content map[string]int
+		if decodeChecked(text, &content) != nil {
+			return
+		}
+		if err := writeChecked(path, content); err != nil {
+			t.Fatal(err)
+		}
+		var again map[string]int
+		if err := readChecked(path, &again); err != nil || !reflect.DeepEqual(content, again) {
+			t.Errorf("%v, %v", again, err)
+		}
+	})
 }

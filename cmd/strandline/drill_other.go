@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows && !linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func ownProgram() (string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the program to drill with: %w", err)
+	}
+	return program, nil
+}
+
+// runLow runs cmd at the lowest priority of the processor; that of the disk
+// follows it on the systems that have one. The end of its standard input tells
+// the child that this process has gone.
+func runLow(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for the server
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	lowered := unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, 19)
+	if errors.Is(lowered, unix.ESRCH) {
+		lowered = nil // it has ended already
+	}
+	return errors.Join(cmd.Wait(), lowered)
+}

@@ -34,6 +34,10 @@ e2e:
 bench *args:
     go run ./cmd/strandline bench serve {{args}} && go run ./cmd/strandline bench recover
 
+# a recovery of ten million events from MinIO, with its goals: just bench-recovery --large 100000000
+bench-recovery *args:
+    go run ./internal/testkit/servers && go run ./cmd/strandline bench recover --events 10000000 --machines 50 --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
+
 # write the golden files anew; review the diff
 golden:
     go test $(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -args -update

@@ -6,98 +6,255 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/internal/bench"
 	"github.com/strandline-project/strandline/projector/kv"
 )
 
-// recoverBench is what bench recover prints.
+// recoverBench is `bench recover`: one run of it.
 type recoverBench struct {
-	Events     int     `json:"events"`
-	Objects    int     `json:"objects"`
-	FillSecs   float64 `json:"fill_seconds"`
-	Seconds    float64 `json:"recover_seconds"` // of recover itself, as it says
-	PerSecond  float64 `json:"events_per_second"`
-	PeakMemory int64   `json:"peak_memory_bytes"`
+	archive bench.Archive
+	large   int // events of a second, larger archive; 0: none
+	dir     string
+	minio   string
+	ingest  time.Duration
+
+	self    string
+	scratch string
+	store   *bench.Store // nil: directory archives
+	figures figures
+}
+
+// figure is a row of what bench recover prints.
+type figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+	Goal  string  `json:"goal,omitempty"`
+}
+
+type figures []figure
+
+func (f *figures) add(value float64, unit, goal, name string, args ...any) {
+	row := figure{fmt.Sprintf(name, args...), value, unit, goal}
+	slog.Info(row.Name, "value", row.text(), "goal", goal)
+	*f = append(*f, row)
+}
+
+func (f figure) text() string {
+	if f.Value >= 1000 {
+		return fmt.Sprintf("%.0f %s", f.Value, f.Unit)
+	}
+	return fmt.Sprintf("%.3g %s", f.Value, f.Unit)
+}
+
+func (f figures) print(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range f {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", row.Name, row.text(), row.Goal)
+	}
+	return table.Flush()
 }
 
 func newBenchRecover(g *globals) *cobra.Command {
-	archive := bench.Archive{Payload: 16}
-	var dir string
+	b := recoverBench{archive: bench.Archive{Payload: 16}}
 	cmd := &cobra.Command{
 		Use:   "recover",
-		Short: "Measure how fast a lost server is rebuilt from a directory archive",
-		Long: `Writes a synthetic archive as 'bench archive' does, and measures recover in a
-process of its own.`,
-		Example: "  strandline bench recover --events 1000000",
+		Short: "Measure how fast a lost server is rebuilt",
+		Long: `Writes a synthetic archive as 'bench archive' does, into a directory or, with
+--minio, into a MinIO server that it starts, and recovers from it, each time in
+a process of its own: from the first event, next to a plain load of the same
+rows into Pebble; with 50 ms added to every request of the store; and from a
+checkpoint, until the server serves again. Then it measures what recording
+digests, checkpoints and index objects costs while blocks are stored. It prints
+each figure with the goal that it is held to. Nothing else should run meanwhile.`,
+		Example: "  strandline bench recover --events 1000000\n  strandline bench recover --events 10000000 --large 100000000 --minio /usr/local/bin/minio --dir /mnt/disk",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			archive.Objects = max(archive.Objects, 1+archive.Events/10_000)
-			if err := archive.Check(); err != nil {
+			b.archive.Objects = max(b.archive.Objects, 1+b.archive.Events/1000)
+			if err := b.archive.Check(); err != nil {
 				return usagef("%v: write --events 1000000 --machines 10", err)
 			}
-			return runBenchRecover(cmd.Context(), g, archive, dir, cmd.OutOrStdout())
+			err := b.run(cmd.Context())
+			return errors.Join(err, g.print(cmd.OutOrStdout(), b.figures, b.figures.print))
 		},
 	}
-	cmd.Flags().IntVar(&archive.Events, "events", 1_000_000, "events in the archive")
-	cmd.Flags().IntVar(&archive.Machines, "machines", 10, "machines they belong to")
-	cmd.Flags().IntVar(&archive.Objects, "objects", 0, "objects that they lie in (0: one for 10,000 events)")
-	cmd.Flags().BoolVar(&archive.NoIndex, "no-index", false, "leave the index objects out, to see what they are worth")
-	cmd.Flags().StringVar(&dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
+	f := cmd.Flags()
+	f.IntVar(&b.archive.Events, "events", 1_000_000, "events in the archive")
+	f.IntVar(&b.archive.Machines, "machines", 10, "machines they belong to")
+	f.IntVar(&b.archive.Objects, "objects", 0, "objects that they lie in (0: one for 1,000 events)")
+	f.IntVar(&b.large, "large", 0, "events of a second archive, to see how the rate holds (0: none)")
+	f.StringVar(&b.minio, "minio", "", "MinIO program to start for the archive (default: a directory archive)")
+	f.StringVar(&b.dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
+	f.DurationVar(&b.ingest, "ingest", 5*time.Second, "time for each turn of storing blocks with and without what recovery needs (0: not measured)")
 	return cmd
 }
 
-func runBenchRecover(ctx context.Context, g *globals, archive bench.Archive, dir string, out io.Writer) (err error) {
-	scratch, err := os.MkdirTemp(dir, "strandline-bench-")
-	if err != nil {
-		return fmt.Errorf("make a directory for the measurement: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	spec := "dir:" + filepath.Join(scratch, "archive")
-	bucket, err := openBucket(spec, true)
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	archive.Engine, archive.Scratch = kv.OnDisk(slog.Default()), filepath.Join(scratch, "fill")
-	if _, err := archive.Write(ctx, bucket, spec, nil); err != nil {
-		return fmt.Errorf("write the archive: %w", err)
-	}
-	result := recoverBench{Events: archive.Events, FillSecs: time.Since(began).Seconds()}
-	if err := result.measure(ctx, filepath.Join(scratch, "recovered"), spec); err != nil {
-		return err
-	}
-	return g.print(out, result, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%d events in %d objects recovered in %.2f s: %.0f events/s, peak memory %d MiB (filled in %.1f s)\n",
-			result.Events, result.Objects, result.Seconds, result.PerSecond, result.PeakMemory>>20, result.FillSecs)
-		return err
-	})
-}
-
-func (r *recoverBench) measure(ctx context.Context, data, spec string) error {
-	self, err := os.Executable()
-	if err != nil {
+func (b *recoverBench) run(ctx context.Context) (err error) {
+	if b.self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	text, err := exec.CommandContext(ctx, self, "recover", "--json", "--data", data, "--archive", spec).Output()
+	if b.scratch, err = os.MkdirTemp(b.dir, "strandline-bench-"); err != nil {
+		return fmt.Errorf("make a directory for the measurement: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.scratch)) }()
+	if b.minio != "" {
+		data := filepath.Join(b.scratch, "minio")
+		if err := os.MkdirAll(data, 0o700); err != nil {
+			return fmt.Errorf("make a directory for MinIO: %w", err)
+		}
+		if b.store, err = bench.StartMinIO(ctx, b.minio, data, filepath.Join(b.scratch, "minio.log")); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, b.store.Stop()) }()
+		for _, setting := range b.store.Env { // of this process and of those that it starts
+			name, value, _ := strings.Cut(setting, "=")
+			if err := os.Setenv(name, value); err != nil {
+				return fmt.Errorf("set MinIO's credentials: %w", err)
+			}
+		}
+	}
+	return b.measure(ctx)
+}
+
+func (b *recoverBench) measure(ctx context.Context) error {
+	spec, err := b.fill(ctx, "a", &b.archive)
 	if err != nil {
-		return fmt.Errorf("strandline recover: %w", err)
+		return err
 	}
-	var recovered recoverResult
-	if err := json.Unmarshal(text, &recovered); err != nil {
-		return fmt.Errorf("strandline recover: %w", err)
+	whole, err := b.full(ctx, spec)
+	if err != nil {
+		return err
 	}
-	r.Objects, r.Seconds, r.PerSecond = recovered.Objects, recovered.Seconds, float64(r.Events)/recovered.Seconds
-	r.PeakMemory = recovered.PeakMemory
+	if err := b.plain(ctx, spec, whole); err != nil {
+		return err
+	}
+	if err := b.slow(ctx, spec, whole); err != nil {
+		return err
+	}
+	if err := b.checkpoint(ctx, spec); err != nil {
+		return err
+	}
+	if err := b.overhead(ctx); err != nil || b.large == 0 {
+		return err
+	}
+	return b.larger(ctx, whole)
+}
+
+// spec names the archive called name, on the store that is at endpoint now.
+func (b *recoverBench) spec(name, endpoint string) string {
+	if b.store == nil {
+		return "dir:" + filepath.Join(b.scratch, "archive-"+name)
+	}
+	return "s3://bench/" + name + "?endpoint=" + endpoint
+}
+
+// fill writes an archive.
+func (b *recoverBench) fill(ctx context.Context, name string, archive *bench.Archive) (string, error) {
+	endpoint := ""
+	if b.store != nil {
+		endpoint = b.store.Endpoint
+		if err := os.MkdirAll(filepath.Join(b.scratch, "minio", "bench"), 0o700); err != nil {
+			return "", fmt.Errorf("make a bucket: %w", err)
+		}
+	}
+	spec := b.spec(name, endpoint)
+	bucket, err := openBucket(spec, true)
+	if err != nil {
+		return "", err
+	}
+	began := time.Now()
+	archive.Engine, archive.Scratch = kv.OnDisk(slog.Default()), filepath.Join(b.scratch, "fill-"+name)
+	if _, err := archive.Write(ctx, bucket, spec, nil); err != nil {
+		return "", fmt.Errorf("write the archive: %w", err)
+	}
+	slog.Info("the archive is written", "events", archive.Events, "objects", archive.Objects, "metadata_bytes", archive.Metadata, "seconds", time.Since(began).Seconds())
+	return spec, os.RemoveAll(archive.Scratch)
+}
+
+// full recovers from the first event.
+func (b *recoverBench) full(ctx context.Context, spec string) (*recoverResult, error) {
+	r, err := b.recover(ctx, "full", spec, "--full")
+	if err != nil {
+		return nil, err
+	}
+	events := float64(b.archive.Events)
+	f := &b.figures
+	f.add(events/r.Seconds, "events/s", "1,000,000", "recovery of %d events from the first one", b.archive.Events)
+	f.add(r.Seconds, "s", "", "its time")
+	f.add(float64(r.PeakMemory)/(1<<20), "MiB", "under 1,024", "its resident memory")
+	f.add(float64(r.Reads.Requests), "requests", fmt.Sprintf("at most %d", b.archive.Objects/100+300), "its requests for %d objects", b.archive.Objects)
+	f.add(float64(r.Reads.Bytes)/float64(b.archive.Metadata), "times", "at most 1.1", "bytes that it read, of the metadata's %d", b.archive.Metadata)
+	return r, nil
+}
+
+// plain loads the same rows plainly.
+func (b *recoverBench) plain(ctx context.Context, spec string, whole *recoverResult) error {
+	bucket, err := openBucket(spec, false)
+	if err != nil {
+		return err
+	}
+	archive, err := archiver.Open(ctx, archiver.Adaptive(bucket, archiver.AdaptiveOptions{}))
+	if err != nil {
+		return err
+	}
+	events, took, err := bench.PlainLoad(ctx, kv.OnDisk(slog.Default()), filepath.Join(b.scratch, "plain"), archive)
+	if err != nil {
+		return err
+	}
+	rate := float64(events) / took.Seconds()
+	b.figures.add(rate, "events/s", "", "plain batches of the block view's rows, for comparison")
+	b.figures.add(float64(b.archive.Events)/whole.Seconds/rate, "times", "at least 4", "recovery, of plain batches")
+	return os.RemoveAll(filepath.Join(b.scratch, "plain"))
+}
+
+const slowBy = 50 * time.Millisecond
+
+// slow recovers from a store that is far away.
+func (b *recoverBench) slow(ctx context.Context, spec string, whole *recoverResult) (err error) {
+	if b.store == nil {
+		return nil
+	}
+	far, err := bench.NewSlowStore(b.store.Endpoint, slowBy)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, far.Close()) }()
+	r, err := b.recover(ctx, "slow", strings.Replace(spec, b.store.Endpoint, far.Endpoint, 1), "--full")
+	if err != nil {
+		return err
+	}
+	b.figures.add(r.Seconds/whole.Seconds, "times", "at most 1.3", "its time with %s added to every request", slowBy)
+	return os.RemoveAll(filepath.Join(b.scratch, "slow"))
+}
+
+// larger recovers from a larger archive.
+func (b *recoverBench) larger(ctx context.Context, whole *recoverResult) error {
+	archive := b.archive
+	archive.Events, archive.Objects = b.large, max(b.archive.Objects, 1+b.large/10_000)
+	spec, err := b.fill(ctx, "large", &archive)
+	if err != nil {
+		return err
+	}
+	r, err := b.recover(ctx, "large", spec, "--full")
+	if err != nil {
+		return err
+	}
+	rate := float64(b.large) / r.Seconds
+	f := &b.figures
+	f.add(rate, "events/s", "", "recovery of %d events from the first one", b.large)
+	f.add(rate*whole.Seconds/float64(b.archive.Events), "times", "at least 0.8", "the same, of the rate at %d", b.archive.Events)
+	f.add(float64(r.PeakMemory)/(1<<20), "MiB", "under 1,024", "its resident memory")
 	return nil
 }

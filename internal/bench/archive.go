@@ -34,6 +34,8 @@ type Archive struct {
 	// Scratch; both are used for the time of Write only.
 	Engine  projector.Engine
 	Scratch string // an empty directory
+
+	Metadata int64 // set by Write: bytes of all footers and trailers
 	// NoIndex leaves the index objects out, to see what they are worth.
 	NoIndex bool
 }
@@ -94,7 +96,9 @@ func (a *Archive) Write(ctx context.Context, bucket archiver.Bucket, archiveSpec
 			written(int(w.ordinal))
 		}
 	}
-	return s.last, w.put(ctx, eventlog.FlagCleanEnd)
+	err = w.put(ctx, eventlog.FlagCleanEnd)
+	a.Metadata = w.metadata
+	return s.last, err
 }
 
 // begin makes an archive that is as empty as one can be.
@@ -184,6 +188,7 @@ type objectWriter struct {
 	perObject int
 	object    []byte
 	entries   []eventlog.Entry
+	metadata  int64 // bytes of footers and trailers so far
 	scratch   string
 	index     *archiver.IndexBuilder // of the run under way; nil: none is written
 }
@@ -269,6 +274,7 @@ func (w *objectWriter) put(ctx context.Context, flags uint16) error {
 		Flags: flags, ClosedAt: last.Time,
 	}
 	object := eventlog.AppendMetadata(w.object, &trailer, w.entries, nil, 0)
+	w.metadata += int64(trailer.FooterSize) + eventlog.TrailerSize
 	w.object, w.entries = object[:0], w.entries[:0]
 	if err := archiver.PutEqual(ctx, w.bucket, archiver.Shipped(w.ordinal).Key(), archiver.BytesBody(object)); err != nil {
 		return fmt.Errorf("write a synthetic archive: %w", err)

@@ -19,7 +19,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
+	err := run(ctx, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "servers:", err)
@@ -27,13 +27,32 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context, args []string) error {
+	if len(args) == 2 && args[0] == "path" {
+		return printPath(args[1])
+	}
+	if len(args) > 0 {
+		return fmt.Errorf("%q: write nothing, or path NAME", args)
+	}
 	for _, server := range testkit.Servers() {
 		if err := ensure(ctx, server); err != nil {
 			return fmt.Errorf("%s: %w", server.Name, err)
 		}
 	}
 	return nil
+}
+
+func printPath(name string) error {
+	for _, server := range testkit.Servers() {
+		if server.Name == name {
+			path, err := server.Path()
+			if err == nil {
+				fmt.Println(path)
+			}
+			return err
+		}
+	}
+	return fmt.Errorf("%s: there is no server of that name", name)
 }
 
 // ensure builds server unless it is there.

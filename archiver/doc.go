@@ -8,7 +8,7 @@
 //	strandline.json                    whose archive this is; put once by Init
 //	epoch/<epoch>                      the claims, one for each start of a server
 //	log/<first>-<last>.<revision>      the objects, dense by ordinal
-//	index/                             reserved
+//	index/<run>.<revision>             the footers of 256 objects once more, in one; see IndexBuilder
 //
 // Ordinals are dense, and every object says which sequence numbers it covers,
 // so a hole is always loss and is named, never skipped. Archive reads all of

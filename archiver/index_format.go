@@ -27,9 +27,11 @@ const (
 	indexMagic     = "SLIDX1\r\n"
 	indexEndMagic  = "SLIXE1\r\n"
 	indexVersion   = 1
-	indexEntrySize = 16 + eventlog.TrailerSize
+	indexEntrySize = 160 // 16 and eventlog.TrailerSize
 	indexEndSize   = 80
 )
+
+var _ [indexEntrySize]byte = [16 + eventlog.TrailerSize]byte{}
 
 // ErrIndexUnusable says that an index object is damaged, or is not of the
 // objects that the archive lists. It costs time, never events.

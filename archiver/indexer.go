@@ -91,8 +91,9 @@ func (x *Indexer) Run(ctx context.Context) {
 	for ctx.Err() == nil { // a round
 		var err error
 		if !looked {
-			missing, err = x.find(ctx)
-			looked, known = err == nil, x.completeRuns()
+			known = x.completeRuns()
+			missing, err = x.find(ctx, known)
+			looked = err == nil
 		}
 		for looked && known < x.completeRuns() {
 			known++
@@ -130,15 +131,17 @@ func (x *Indexer) sleep(ctx context.Context, failures int) bool {
 	return true
 }
 
-// find lists which of the complete runs have no index object. A thousand of
-// them, 256,000 objects, are one request.
-func (x *Indexer) find(ctx context.Context) ([]uint64, error) {
-	complete := x.completeRuns()
+// find lists which of so many complete runs have no index object. A thousand
+// of them, 256,000 objects, are one request.
+func (x *Indexer) find(ctx context.Context, complete uint64) ([]uint64, error) {
 	if complete == 0 {
 		return nil, nil
 	}
 	indexes, err := x.Archive.IndexObjects(ctx, 1)
 	if err != nil {
+		if ctx.Err() == nil {
+			x.Logger.Warn("which index objects are missing could not be found out; it is tried again, and nothing waits for it", "error", err)
+		}
 		return nil, err
 	}
 	var missing []uint64

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -45,7 +46,7 @@ type walk struct {
 // directory yields what lies below path, whose keys begin with base: "" or
 // something that ends with a slash.
 func (w *walk) directory(path, base string) error {
-	entries, err := os.ReadDir(path)
+	entries, err := w.read(path, base)
 	if errors.Is(err, fs.ErrNotExist) && base != "" {
 		return nil // removed since its parent was read
 	}
@@ -67,6 +68,30 @@ func (w *walk) directory(path, base string) error {
 		}
 	}
 	return nil
+}
+
+// read returns the directory's entries, unsorted, without the files that are
+// not wanted: a long list is read in ranges, and each sorts its own part.
+func (w *walk) read(path, base string) (wanted []os.DirEntry, err error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	for {
+		entries, err := d.ReadDir(4096)
+		for _, entry := range entries {
+			if key := base + entry.Name(); entry.IsDir() || key > w.after && strings.HasPrefix(key, w.prefix) {
+				wanted = append(wanted, entry)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return wanted, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 func sortName(entry os.DirEntry) string {

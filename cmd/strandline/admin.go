@@ -139,7 +139,7 @@ func (a *app) Status() httpapi.Status {
 	a.storeStatus(&status, &s)
 	if s.serving != nil {
 		if index := s.serving.indexer.Stats(); index.Err != nil {
-			status.Warnings = append(status.Warnings, fmt.Sprintf("%d runs of 256 objects have no index object; a recovery reads them one by one: %v", index.Missing, index.Err))
+			status.Warnings = append(status.Warnings, fmt.Sprintf("index objects could not be written; it is tried again, and a recovery would read the objects of %d runs one by one: %v", index.Missing, index.Err))
 		}
 	}
 	status.Next = nextSteps(&status)

@@ -202,6 +202,36 @@ func TestFrameAndHeadLieAsDocumented(t *testing.T) {
 	}
 }
 
+func TestIndexObjectsLieAsDocumented(t *testing.T) {
+	for name, size := range map[string]string{"index entry": "indexEntrySize", "index end": "indexEndSize"} {
+		_, end := layout(t, name)
+		want := constants(t, "archiver").Scope().Lookup(size).(*types.Const).Val().ExactString()
+		if strconv.Itoa(end) != want {
+			t.Errorf("%s: the %s ends at %d, want %s", format, name, end, want)
+		}
+	}
+	golden, err := os.ReadFile(filepath.Join(root, "archiver", "testdata", "index.object"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, entrySize := layout(t, "index entry")
+	last, endSize := layout(t, "index end")
+	at := len(golden) - endSize - archiver.RunSize*entrySize
+	end := golden[len(golden)-endSize:]
+	for name, want := range map[string]uint64{
+		"version": 1, "objects": archiver.RunSize, "log id": 0x1aa, "first ordinal": 257, "last ordinal": 512, "directory offset": uint64(at),
+		"directory sum": uint64(eventlog.Checksum(golden[at : len(golden)-endSize])), "end sum": uint64(eventlog.Checksum(end[:endSize-4])),
+	} {
+		if got := last[name].at(end); got != want {
+			t.Errorf("%s: %s of an index object's end is %d, want %d", format, name, got, want)
+		}
+	}
+	trailer, err := eventlog.DecodeTrailer(golden[at+entry["trailer"].offset:][:eventlog.TrailerSize])
+	if err != nil || trailer.FirstOrdinal != 257 || trailer.Check(int64(entry["object size"].at(golden[at:]))) != nil {
+		t.Errorf("%s: the first entry of an index object has the trailer %+v, %v", format, trailer, err)
+	}
+}
+
 func TestTheMagicsAreThoseOfTheCode(t *testing.T) {
 	text := read0(t)
 	scope := constants(t, "eventlog").Scope()

@@ -3,10 +3,12 @@
 package projector
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,8 +17,8 @@ import (
 
 // Recompute adds the digest up from the rows, which a kept sum never looks
 // at. A result other than Digest's as of the same position means that the
-// store lost or invented rows. The view must not move meanwhile. One goroutine
-// reads the rows, the other cores hash them.
+// store lost or invented rows. The view must not move meanwhile. Each core
+// reads and hashes ranges of keys of its own.
 func (v *View) Recompute(ctx context.Context) (eventlog.Seq, Digest, error) {
 	before := v.Position()
 	total, err := v.recompute(ctx)
@@ -29,77 +31,78 @@ func (v *View) Recompute(ctx context.Context) (eventlog.Seq, Digest, error) {
 	return before, total.digest(), nil
 }
 
-// recomputeChunk is how many bytes of rows are handed to a hasher at once.
-const recomputeChunk = 256 << 10
-
 func (v *View) recompute(ctx context.Context) (total sum, err error) {
-	workers := runtime.GOMAXPROCS(0)
-	full, empty := make(chan []byte, workers), make(chan []byte, 2*workers)
-	for range cap(empty) {
-		empty <- nil
+	splits, err := v.store.Splits()
+	if err != nil {
+		return sum{}, err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	sums := make([]sum, workers)
-	for i := range sums {
-		hasher, err := newRowHasher(v.Name(), v.Version())
-		if err != nil {
-			return sum{}, err
-		}
-		group.Go(func() error {
-			for chunk := range full {
-				hashRows(hasher, chunk, &sums[i])
-				empty <- chunk[:0]
+	ranges := liveRanges(v.projector.Tables(), splits)
+	sums := make([]sum, runtime.GOMAXPROCS(0))
+	err = v.inSnapshot(func(snapshot Snapshot) error {
+		var next atomic.Int64 // of ranges
+		group, ctx := errgroup.WithContext(ctx)
+		for i := range sums {
+			hasher, err := newRowHasher(v.Name(), v.Version())
+			if err != nil {
+				return errors.Join(err, group.Wait())
 			}
-			return nil
-		})
-	}
-	group.Go(func() error {
-		defer close(full)
-		return v.readLive(ctx, full, empty)
+			group.Go(func() error {
+				for n := next.Add(1); n <= int64(len(ranges)); n = next.Add(1) {
+					if err := ranges[n-1].hash(ctx, snapshot, hasher, &sums[i]); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		return group.Wait()
 	})
-	err = group.Wait()
 	for i := range sums {
 		total.addSum(&sums[i])
 	}
 	return total, err
 }
 
-// readLive sends all live rows in chunks, and takes used ones back.
-func (v *View) readLive(ctx context.Context, full chan<- []byte, empty <-chan []byte) error {
-	be := binary.BigEndian
-	chunk := <-empty
-	err := v.inSnapshot(func(snapshot Snapshot) error {
-		for _, table := range v.projector.Tables() {
-			if _, err := rangeOver(ctx, snapshot, table, false, nil, func(row Row) (bool, error) {
-				chunk = be.AppendUint32(chunk, uint32(len(row.Key)))
-				chunk = be.AppendUint32(chunk, uint32(len(row.Value)))
-				chunk = be.AppendUint64(append(chunk, row.Table.ID), uint64(row.Seq))
-				chunk = append(append(chunk, row.Key...), row.Value...)
-				if len(chunk) >= recomputeChunk {
-					full <- chunk
-					chunk = <-empty
-				}
-				return true, nil
-			}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err == nil {
-		full <- chunk
-	}
-	return err
+// keyRange is live rows of one table: lower <= key < upper, the table's ID
+// included.
+type keyRange struct {
+	table        *Table
+	lower, upper []byte
 }
 
-// hashRows adds the hashes of a chunk's rows to total.
-func hashRows(hasher *rowHasher, chunk []byte, total *sum) {
-	be := binary.BigEndian
-	for len(chunk) > 0 {
-		key, value := int(be.Uint32(chunk)), int(be.Uint32(chunk[4:]))
-		table, seq := chunk[8], eventlog.Seq(be.Uint64(chunk[9:]))
-		chunk = chunk[17:]
-		total.add(hasher.row(table, chunk[:key], seq, chunk[key:key+value]))
-		chunk = chunk[key+value:]
+// liveRanges parts the live rows of all tables at the splits, which ascend.
+func liveRanges(tables []*Table, splits [][]byte) []keyRange {
+	var ranges []keyRange
+	for _, table := range tables {
+		lower := []byte{table.ID}
+		upper := successor(lower)
+		for _, split := range splits {
+			if bytes.Compare(split, lower) > 0 && (upper == nil || bytes.Compare(split, upper) < 0) {
+				ranges = append(ranges, keyRange{table, lower, split})
+				lower = split
+			}
+		}
+		ranges = append(ranges, keyRange{table, lower, upper})
+	}
+	return ranges
+}
+
+// hash adds the hashes of the range's rows to total.
+func (r *keyRange) hash(ctx context.Context, snapshot Snapshot, hasher *rowHasher, total *sum) (err error) {
+	cursor, err := snapshot.Range(r.lower, r.upper)
+	if err != nil {
+		return err
+	}
+	rows := &rowCursor{cursor, r.table, false}
+	defer func() { err = errors.Join(err, rows.close()) }()
+	for n := 0; ; n++ {
+		if n%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		row, ok, err := rows.next()
+		if err != nil || !ok {
+			return err
+		}
+		total.add(hasher.row(row.Table.ID, row.Key, row.Seq, row.Value))
 	}
 }

@@ -54,6 +54,9 @@ type Store interface {
 	// overlap, and nothing in the store overlaps them. The files are gone
 	// afterwards.
 	Ingest(ctx context.Context, names []string) error
+	// Splits returns keys, ascending, between which about as many rows lie, as
+	// far as the store knows without reading any; none for a small store.
+	Splits() ([][]byte, error)
 	// Flush makes all that was committed durable.
 	Flush() error
 	// Checkpoint flushes, so that a copy is of few bytes, and makes a copy of

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,6 +180,10 @@ func TestACopyIsAmendedBesideTheFilesThatAreThere(t *testing.T) {
 	}
 	if got := all(t, store); strings.Contains(got, "b=2") {
 		t.Errorf("the store has %q", got)
+	}
+	splits, err := store.Splits()
+	if err != nil || len(splits) == 0 || !slices.IsSortedFunc(splits, bytes.Compare) {
+		t.Errorf("it is split at %q: %v", splits, err)
 	}
 }
 

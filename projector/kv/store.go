@@ -3,9 +3,11 @@
 package kv
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -44,6 +46,23 @@ func (s *store) got(into, value []byte, closer io.Closer, err error) ([]byte, bo
 func (s *store) NewBatch() projector.WriteBatch { return &batch{s.db.NewBatch(), s.dir} }
 
 func (s *store) Snapshot() projector.Snapshot { return &snapshot{s.db.NewSnapshot(), s} }
+
+// Splits returns where the table files begin: those of one level are of about
+// one size.
+func (s *store) Splits() ([][]byte, error) {
+	levels, err := s.db.SSTables()
+	if err != nil {
+		return nil, fmt.Errorf("list the table files of %s: %w", s.dir, err)
+	}
+	var keys [][]byte
+	for _, level := range levels {
+		for i := range level {
+			keys = append(keys, level[i].Smallest.UserKey)
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	return slices.CompactFunc(keys, bytes.Equal), nil
+}
 
 func (s *store) Flush() error {
 	if err := s.db.Flush(); err != nil {

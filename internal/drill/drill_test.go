@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -159,9 +160,9 @@ func TestADrillGoesOnThroughAStoreThatFailsNowAndThen(t *testing.T) {
 func TestABreakInATransferIsReadAgain(t *testing.T) {
 	w := newWorld(t, 30)
 	o, faulty := w.options()
-	cuts := 0
+	var cuts atomic.Int64
 	faulty.Set(buckettest.Hooks{Cut: func(string) int64 {
-		if cuts++; cuts%3 == 0 {
+		if cuts.Add(1)%3 == 0 {
 			return 10
 		}
 		return -1

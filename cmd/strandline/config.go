@@ -88,7 +88,7 @@ type Config struct {
 	RecordEvery uint64 `name:"record-every" usage:"events between two records of the views' digests"`
 
 	// BodyMemory is what bodies in flight may take of memory, all together;
-	// the rest waits in files. MaxBody is the largest body that is accepted.
+	// the rest waits in files, which take at most 16 MiB more. MaxBody is the largest body that is accepted.
 	BodyMemory Size `name:"body-memory" usage:"memory for bodies in flight"`
 	MaxBody    Size `name:"max-body" usage:"largest body accepted"`
 	// MaxBacklog is how much may wait for the archive before writes get 503.

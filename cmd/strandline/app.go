@@ -59,6 +59,7 @@ type app struct {
 	feed    *feed.Feed
 	// progress is that of the start; it is told to the service manager, too.
 	progress *progress.Progress
+	notTaken int // starts at a bucket that took nothing; owned by the goroutine of the start
 	clients  net.Listener
 	admin    net.Listener
 
@@ -196,7 +197,7 @@ func (a *app) start(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if reached {
+		if reached && !errors.Is(err, archiver.ErrNotTaken) {
 			answered++
 		}
 		var coded *codedError
@@ -216,8 +217,9 @@ func (a *app) start(ctx context.Context) error {
 	return nil
 }
 
-// maxAnswered is how often a start may fail although the archive answers: each
-// try claims an epoch, and what is wrong is hardly the network.
+// maxAnswered is how often a start may fail although the archive answers and
+// takes objects: each try claims an epoch, and what is wrong is hardly the
+// network.
 const maxAnswered = 3
 
 // tryStart reads the WAL and runs the start procedure once. reached says that

@@ -10,14 +10,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/strandline-project/strandline/internal/httpapi"
-	"github.com/strandline-project/strandline/internal/testkit"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -182,19 +180,12 @@ func TestABacklogIsAnsweredWith503UntilTheArchiveIsBack(t *testing.T) {
 func onSmallDisk(w *world, size int, flags ...string) *server {
 	w.t.Helper()
 	must(w.t, os.Mkdir(w.path("a"), 0o700))
-	own := "-m" // a mount namespace
-	if os.Getuid() != 0 {
-		own = "-rm" // and one of users, in which we are root
-	}
-	if out, err := exec.Command("unshare", own, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", w.path("a")).CombinedOutput(); err != nil {
-		testkit.Lacks(w.t, "a small disk, and the right to mount one", fmt.Errorf("%w %s", err, out))
-	}
 	s := w.newServer("a", flags...)
-	s.wrap = []string{"unshare", own, "sh", "-ec", fmt.Sprintf(`
+	s.wrap = ownMounts(w.t, fmt.Sprintf(`
 		mount -t tmpfs -o size=%dm tmpfs "$0"
 		"$1" init --data "$0" --archive "$2"
 		shift 2
-		exec "$@"`, size), w.path("a"), program, w.archive}
+		exec "$@"`, size), w.path("a"), program, w.archive)
 	return s
 }
 

@@ -65,6 +65,7 @@ type app struct {
 
 	announced sync.Once
 	warning   sync.WaitGroup // asking the bucket what should be known of it
+	stopWarn  context.CancelFunc
 
 	mu        sync.Mutex
 	mode      httpapi.Mode      // owned by mu
@@ -140,7 +141,7 @@ func (a *app) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.metrics.Watch(a.gauges)
-	a.warning.Go(func() { a.warn(ctx, bucket) })
+	a.warn(ctx, bucket)
 	if a.views, err = openViews(a.dir.Path("views"), projector.Live, a.log); err != nil {
 		return err
 	}
@@ -148,19 +149,6 @@ func (a *app) open(ctx context.Context) (err error) {
 	a.progress.Explain(nil, a.cfg.Data)
 	a.views.progress = a.progress
 	return nil
-}
-
-// warn collects what the operator should know of the bucket; asking it may
-// take as long as it likes.
-func (a *app) warn(ctx context.Context, lazy *lazyBucket) {
-	bucket, err := lazy.bucket()
-	if err != nil {
-		return // the start says so
-	}
-	warnings := warnAbout(ctx, bucket, a.cfg.Data)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.warnings = append(a.warnings, warnings...)
 }
 
 func listen(flag string, addr Address) (net.Listener, error) {
@@ -469,6 +457,9 @@ func (a *app) policy() string {
 // closeAll gives back what open took.
 func (a *app) closeAll() error {
 	var err error
+	if a.stopWarn != nil {
+		a.stopWarn()
+	}
 	a.warning.Wait()
 	a.progress.Close()
 	if a.views != nil {

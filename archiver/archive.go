@@ -116,6 +116,21 @@ func readManifest(ctx context.Context, bucket Bucket) (*manifest, error) {
 	return &found, nil
 }
 
+// Writable says whether the bucket takes objects, without leaving one: it puts
+// strandline.json, as it is there, once more, and a bucket that takes objects
+// answers that it exists. It asks once. (Of a store without put-if-absent it
+// says nothing: SingleWriter looks before it puts.)
+func (a *Archive) Writable(ctx context.Context) error {
+	text, err := readAll(ctx, a.bucket, ManifestKey, 0, maxManifest)
+	if err == nil {
+		err = a.bucket.PutIfAbsent(ctx, ManifestKey, BytesBody(text))
+	}
+	if err != nil && !errors.Is(err, ErrExists) {
+		return fmt.Errorf("put %s into %v: %w", ManifestKey, a.bucket, err)
+	}
+	return nil
+}
+
 // LogID returns the identity of the archived log.
 func (a *Archive) LogID() eventlog.ID { return a.logID }
 

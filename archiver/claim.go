@@ -149,9 +149,12 @@ func (a *Archive) readClaim(ctx context.Context, epoch uint32) (*Claim, error) {
 	return claim, nil
 }
 
+// putter is PutEqual, or one that gives up earlier.
+type putter func(ctx context.Context, bucket Bucket, key string, body Body) error
+
 // claim puts c. That c is there already is success; another writer's claim of
 // the epoch is ErrFenced and names it.
-func (a *Archive) claim(ctx context.Context, c *Claim) error {
+func (a *Archive) claim(ctx context.Context, c *Claim, put putter) error {
 	text, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return fmt.Errorf("claim epoch %d: %w", c.Epoch, err)
@@ -159,7 +162,7 @@ func (a *Archive) claim(ctx context.Context, c *Claim) error {
 	// The commit point of a start: a crash before it leaves an epoch that
 	// nobody has, or that this directory finds to be its own (its writer id was
 	// recorded before). After it no older server can get anything archived.
-	err = PutEqual(ctx, a.bucket, EpochKey(c.Epoch), BytesBody(append(text, '\n')))
+	err = put(ctx, a.bucket, EpochKey(c.Epoch), BytesBody(append(text, '\n')))
 	if !errors.Is(err, ErrDifferent) {
 		return err
 	}
@@ -187,7 +190,7 @@ func (e *takenError) Unwrap() error { return ErrFenced }
 // says why the start that begins with it is lossy, "" when that is not known
 // yet. It is recorded with the claim: after a crash the highest claim is this
 // directory's own, and nothing else tells.
-func newClaim(ctx context.Context, dir *StateDir, archive *Archive, epoch uint32, host, cause, lossy string, now time.Time) (*Claim, error) {
+func newClaim(ctx context.Context, dir *StateDir, archive *Archive, epoch uint32, host, cause, lossy string, now time.Time, put putter) (*Claim, error) {
 	claim := &Claim{
 		LogID: archive.LogID(), Epoch: epoch, Writer: NewID(), Directory: dir.State().DirID,
 		Host: host, Time: now.UTC(), Cause: cause,
@@ -206,7 +209,7 @@ func newClaim(ctx context.Context, dir *StateDir, archive *Archive, epoch uint32
 	if err != nil {
 		return nil, err
 	}
-	return claim, archive.claim(ctx, claim)
+	return claim, archive.claim(ctx, claim, put)
 }
 
 // stillOurs returns nil when, at a moment after the call began, no epoch after

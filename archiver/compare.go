@@ -24,7 +24,7 @@ func (s *Start) compare(ctx context.Context) error {
 		return fmt.Errorf("%w: the archive ends with epoch %d, this is epoch %d", ErrFenced, s.end.epoch, s.claim.Epoch)
 	}
 	known := s.known()
-	diverged, err := s.divergence(ctx, objects)
+	diverged, err := s.divergence(ctx, objects, s.quarantine)
 	if err != nil {
 		return err
 	}
@@ -95,8 +95,9 @@ func lower(a, b uint64) uint64 {
 // divergence returns the first ordinal at which WAL and archive hold
 // different events, 0 for none. It begins at the newest: a generation is
 // shipped only when the ones before it are, so where one is equal, all before
-// it are.
-func (s *Start) divergence(ctx context.Context, objects []ObjectInfo) (uint64, error) {
+// it are. A local copy that is damaged, of events that are equal, is given to
+// rotten.
+func (s *Start) divergence(ctx context.Context, objects []ObjectInfo, rotten func(*eventlog.Generation) error) (uint64, error) {
 	local := map[uint64]*eventlog.Generation{}
 	for _, g := range s.WAL.Generations() {
 		local[g.Ordinal] = g
@@ -107,7 +108,7 @@ func (s *Start) divergence(ctx context.Context, objects []ObjectInfo) (uint64, e
 		if g == nil {
 			continue
 		}
-		equal, err := s.equal(ctx, g, object)
+		equal, err := s.equal(ctx, g, object, rotten)
 		if err != nil {
 			return 0, err
 		}
@@ -122,7 +123,7 @@ func (s *Start) divergence(ctx context.Context, objects []ObjectInfo) (uint64, e
 // equal compares a local generation with the object of its ordinal: by their
 // trailers, whose checksums cover every byte, or, where the local one is not
 // a whole object (any more), event by event.
-func (s *Start) equal(ctx context.Context, g *eventlog.Generation, object ObjectInfo) (bool, error) {
+func (s *Start) equal(ctx context.Context, g *eventlog.Generation, object ObjectInfo, rotten func(*eventlog.Generation) error) (bool, error) {
 	trailer, footer, err := s.Archive.Metadata(ctx, object)
 	if err != nil {
 		return false, err
@@ -142,8 +143,12 @@ func (s *Start) equal(ctx context.Context, g *eventlog.Generation, object Object
 			return false, nil
 		}
 	}
+	return true, rotten(g)
+}
+
+func (s *Start) quarantine(g *eventlog.Generation) error {
 	s.Logger.Warn("the local copy of an archived generation is damaged and set aside", "ordinal", g.Ordinal)
-	return true, s.WAL.Quarantine(g)
+	return s.WAL.Quarantine(g)
 }
 
 // lossy says why events that were acknowledged may be missing, "" when none

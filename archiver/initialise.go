@@ -59,6 +59,35 @@ func Initialise(ctx context.Context, dir *StateDir, bucket Bucket, host string, 
 	})
 }
 
+// CheckVacant says whether bucket may become the archive of the log own, or is
+// it already: nothing of another log is there. own is the zero id for a log
+// that has none yet. It only reads. What another log's archive has lost of its
+// names does not make it vacant.
+func CheckVacant(ctx context.Context, bucket Bucket, own eventlog.ID) error {
+	found, err := readManifest(ctx, bucket)
+	switch {
+	case err == nil && found.LogID != own:
+		return fmt.Errorf("%v: %w: %v, created %v; choose another prefix or directory", bucket, ErrOtherLog, found.LogID, found.Created.Format(time.RFC3339))
+	case err != nil && !errors.Is(err, ErrNoArchive):
+		return err
+	}
+	if _, err := At(bucket, own).HighestClaim(ctx); err != nil {
+		return err
+	}
+	if own != (eventlog.ID{}) {
+		return nil
+	}
+	return retry(ctx, readLimit, func() error {
+		for info, err := range bucket.List(ctx, LogPrefix, "") {
+			if err != nil {
+				return fmt.Errorf("list %v: %w", bucket, err)
+			}
+			return permanent(fmt.Errorf("%v: %w: it holds %s; choose another prefix or directory", bucket, ErrOtherLog, info.Key))
+		}
+		return nil
+	})
+}
+
 // firstClaim claims epoch 1, or finds that an earlier try did.
 func firstClaim(ctx context.Context, dir *StateDir, archive *Archive, host string, now time.Time) (*Claim, error) {
 	highest, err := archive.HighestClaim(ctx)
@@ -66,7 +95,7 @@ func firstClaim(ctx context.Context, dir *StateDir, archive *Archive, host strin
 		return nil, err
 	}
 	if highest == nil {
-		return newClaim(ctx, dir, archive, 1, host, "init", "", now)
+		return newClaim(ctx, dir, archive, 1, host, "init", "", now, PutEqual)
 	}
 	state := dir.State()
 	if highest.Epoch != 1 || !state.owns(1, highest.Writer) {

@@ -24,7 +24,8 @@ func (s *Start) check(ctx context.Context) error {
 	if err := s.readClaims(ctx); err != nil {
 		return err
 	}
-	if _, err := s.readEnd(ctx); err != nil {
+	objects, err := s.readEnd(ctx)
+	if err != nil {
 		return err
 	}
 	if s.issued() > s.highest.Epoch { // another server may have claimed and shipped in between
@@ -37,6 +38,9 @@ func (s *Start) check(ctx context.Context) error {
 			eventlog.ErrDamaged, epoch, EpochKey(epoch), s.Archive.Bucket())
 	}
 	if err := s.checkDamage(); err != nil {
+		return err
+	}
+	if err := s.checkTail(ctx, objects); err != nil {
 		return err
 	}
 	if s.own || s.handedOver() || s.TakeOver {
@@ -88,6 +92,30 @@ func (s *Start) checkDamage() error {
 		return damage
 	}
 	return nil
+}
+
+// checkTail refuses what the steps after the claim would refuse of the local
+// tail: a gap between it and the archive, a rotten payload, an event that this
+// build does not know. A WAL that is about to be set aside has no such tail.
+func (s *Start) checkTail(ctx context.Context, objects []ObjectInfo) error {
+	if s.WAL.Damage() != nil {
+		return nil
+	}
+	refusal := s.contiguous()
+	if refusal == nil {
+		refusal = s.WAL.CheckTail(s.end.ordinal)
+	}
+	if refusal == nil {
+		return nil
+	}
+	diverged, err := s.divergence(ctx, objects, func(*eventlog.Generation) error { return nil })
+	if err != nil {
+		return err
+	}
+	if diverged != 0 {
+		return nil
+	}
+	return refusal
 }
 
 // handedOver reports whether the server with the highest claim ended cleanly:

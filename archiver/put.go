@@ -20,6 +20,10 @@ import (
 // content: somebody else wrote it.
 var ErrDifferent = errors.New("an object of that name with other content exists")
 
+// ErrNotTaken says that a bucket which may well be read took no object within
+// the time of one start: it is read-only, full, or the right to put is missing.
+var ErrNotTaken = errors.New("the archive takes no objects now: it is read-only or full, or the right to put is missing")
+
 // BytesBody returns b as the body of an object to be. b must not change until
 // it is put.
 func BytesBody(b []byte) Body {
@@ -57,18 +61,31 @@ func (b Body) check() error {
 // object that exists is read back: equal bytes are success, because they are
 // what an earlier try, or an earlier process, put; others are ErrDifferent.
 func PutEqual(ctx context.Context, bucket Bucket, key string, body Body) error {
+	return putEqual(ctx, bucket, key, body, 0, func(error) {})
+}
+
+// putEqual is PutEqual for at most limit (0: until ctx ends); after it, what is
+// still not known is ErrNotTaken. failed hears of each try that failed.
+func putEqual(ctx context.Context, bucket Bucket, key string, body Body, limit time.Duration, failed func(error)) error {
 	if err := body.check(); err != nil {
 		return fmt.Errorf("put %s into %v: %w", key, bucket, err)
 	}
-	err := retry(ctx, 0, func() error {
+	var certain *backoff.PermanentError
+	err := retry(ctx, limit, func() error {
 		// The commit point: a crash before this call returns leaves the object
 		// absent or whole, and the next PutEqual finds out which.
 		err := bucket.PutIfAbsent(ctx, key, body)
 		if errors.Is(err, ErrExists) {
-			return readBack(ctx, bucket, key, body)
+			err = readBack(ctx, bucket, key, body)
+		}
+		if err != nil && !errors.As(err, &certain) {
+			failed(err)
 		}
 		return err
 	})
+	if err != nil && limit > 0 && certain == nil && ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
+		err = fmt.Errorf("%w: tried for %v: %w", ErrNotTaken, limit, err)
+	}
 	if err != nil {
 		return fmt.Errorf("put %s into %v: %w", key, bucket, err)
 	}

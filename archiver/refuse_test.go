@@ -134,7 +134,11 @@ func TestOrdinalsMissingBetweenArchiveAndWALAreNamed(t *testing.T) {
 					w.must(os.RemoveAll(path)) // what is archived need not be here
 				}
 				w.must(os.RemoveAll(tail[missing]))
+				before := w.bucket.Keys()
 				err := s.start(false)
+				if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
+					t.Error("a refused start has changed something")
+				}
 				var hole *archiver.HoleError
 				if !errors.As(err, &hole) || hole.First != hole.Last || !strings.Contains(tail[missing], fmt.Sprintf("%016d.", hole.First)) {
 					t.Fatalf("without %s the start ended with %v", tail[missing], err)
@@ -163,6 +167,51 @@ func TestDamageThatTheArchiveDoesNotCoverIsRefused(t *testing.T) {
 		expectError(t, err, eventlog.ErrDamaged)
 		if !strings.Contains(err.Error(), good.String()) && !strings.Contains(err.Error(), good.Next().String()) {
 			t.Errorf("the error does not say behind which seq: %v", err)
+		}
+		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
+			t.Error("a refused start has changed something")
+		}
+	})
+}
+
+func TestARottenPayloadThatIsNotArchivedIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.store("first")
+		rotten := s.store("second")
+		s.kill()
+		gens := s.generations()
+		w.flip(filepath.Join(gens[len(gens)-2], "payload"), -1)
+		before := w.bucket.Keys()
+		for range 2 {
+			err := s.start(false)
+			expectError(t, err, eventlog.ErrDamaged)
+			if !strings.Contains(err.Error(), rotten.String()) {
+				t.Errorf("the error does not say which seq: %v", err)
+			}
+		}
+		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 || !slices.Equal(gens, s.generations()) {
+			t.Error("a refused start has changed something")
+		}
+	})
+}
+
+func TestAnEventOfALaterVersionIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.store("first")
+		seq, err := s.append(eventlog.Event{Type: 1000, Actor: "test"}, "")
+		w.must(err)
+		s.kill()
+		before := w.bucket.Keys()
+		err = s.start(false)
+		expectError(t, err, eventlog.ErrUnknownType)
+		if !strings.Contains(err.Error(), seq.String()) {
+			t.Errorf("the error does not say which seq: %v", err)
 		}
 		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
 			t.Error("a refused start has changed something")

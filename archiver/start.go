@@ -87,7 +87,7 @@ func endOf(t *eventlog.Trailer) end {
 
 // Run does the steps. What it refuses for good is ErrFenced, ErrTakeOver,
 // ErrHole, ErrOtherLog, ErrFormat or eventlog.ErrDamaged; after any other
-// error (the archive did not answer) it may be run again.
+// error (the archive did not answer, or ErrNotTaken) it may be run again.
 func (s *Start) Run(ctx context.Context) (*Started, error) {
 	if err := s.check(ctx); err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (s *Start) takeEpoch(ctx context.Context) error {
 		}
 	}
 	for epoch := s.highest.Epoch + 1; ; epoch++ {
-		claim, err := newClaim(ctx, s.Dir, s.Archive, epoch, s.Host, cause, lossy, s.Now())
+		claim, err := newClaim(ctx, s.Dir, s.Archive, epoch, s.Host, cause, lossy, s.Now(), s.put)
 		var taken *takenError
 		if errors.As(err, &taken) {
 			if state := s.Dir.State(); state.owns(epoch, taken.claim.Writer) {
@@ -196,11 +196,19 @@ func (s *Start) ship(ctx context.Context, g *eventlog.Generation) error {
 	if err != nil {
 		return err
 	}
-	if err := PutEqual(ctx, s.Archive.Bucket(), Shipped(g.Ordinal).Key(), body); err != nil {
+	if err := s.put(ctx, s.Archive.Bucket(), Shipped(g.Ordinal).Key(), body); err != nil {
 		return err
 	}
 	s.end = endOf(g.Trailer)
 	return nil
+}
+
+// put is PutEqual for one start: a bucket that is read and takes nothing must
+// not keep reads waiting for ever. What was tried is told each time.
+func (s *Start) put(ctx context.Context, bucket Bucket, key string, body Body) error {
+	return putEqual(ctx, bucket, key, body, readLimit, func(err error) {
+		s.Logger.Warn("the archive does not take an object of this start; trying again", "key", key, "limit", readLimit, "error", err)
+	})
 }
 
 // takeIn makes room for the old server's last word: an object that it put at

@@ -14,11 +14,20 @@ import (
 	"sync"
 )
 
-// bufferSize is how much of a body one buffer holds: whole chunks, so that a
-// checksum never spans two buffers.
+// bufferSize is how much of a body one buffer holds.
 const bufferSize = 4 * ChunkSize
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// A body that memory has no room for passes through a small buffer into its
+// spool file. It keeps the buffer while its client sends nothing, so there is
+// a bound on such bodies: with it, bodies in flight take BodyMemory and 16 MiB.
+const (
+	spoolBuffer = 16 << 10
+	maxSpooling = 1024
+)
+
+var spoolBuffers = sync.Pool{New: func() any { return new([spoolBuffer]byte) }}
 
 // Bodies of at most ChunkSize whose length is known have a buffer of their own
 // kind; the smallest ones are not worth a pool.
@@ -36,7 +45,8 @@ type Body struct {
 	Sums     []byte // CRC32C of each ChunkSize bytes, 4 bytes little-endian each
 
 	memory *memory
-	held   int64 // bytes taken from the memory budget
+	room   *admission // on the disk and in the backlog, until commit or Release
+	held   int64      // bytes taken from the memory budget
 	pooled []*[bufferSize]byte
 	chunk  *[ChunkSize]byte // where small lies, unless it is very small
 	small  []byte           // the bytes, when they are few and their number was known
@@ -51,9 +61,10 @@ var (
 
 // memory is the budget for bodies in flight, shared by all requests.
 type memory struct {
-	mu    sync.Mutex
-	free  int64  // owned by mu
-	spool string // directory for what does not fit
+	mu       sync.Mutex
+	free     int64  // owned by mu
+	spooling int    // owned by mu; bodies that pass through a spool buffer now
+	spool    string // directory for what does not fit
 }
 
 func (m *memory) take(n int64) bool {
@@ -72,14 +83,28 @@ func (m *memory) give(n int64) {
 	m.mu.Unlock()
 }
 
-// receive reads a whole body of size bytes (-1: not known) and at most limit.
-// Reading errors that are the sender's come back wrapped in ErrShortBody;
-// errors of our own spool file do not.
-func (m *memory) receive(r io.Reader, size, limit int64) (*Body, error) {
-	if size > limit {
-		return nil, fmt.Errorf("%w: %d bytes declared, at most %d", ErrTooLarge, size, limit)
+// startSpooling says whether one more body may hold a spool buffer.
+func (m *memory) startSpooling() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.spooling == maxSpooling {
+		return false
 	}
-	b := &Body{memory: m}
+	m.spooling++
+	return true
+}
+
+func (m *memory) endSpooling() {
+	m.mu.Lock()
+	m.spooling--
+	m.mu.Unlock()
+}
+
+// receive reads a whole body of size bytes (-1: not known) and at most limit
+// into the room that it was promised. Reading errors that are the sender's
+// come back wrapped in ErrShortBody; errors of our own spool file do not.
+func (m *memory) receive(r io.Reader, size, limit int64, room *admission) (*Body, error) {
+	b := &Body{memory: m, room: room}
 	if err := b.readFrom(r, size, limit); err != nil {
 		b.Release()
 		return nil, err
@@ -88,55 +113,105 @@ func (m *memory) receive(r io.Reader, size, limit int64) (*Body, error) {
 }
 
 func (b *Body) readFrom(r io.Reader, size, limit int64) error {
+	if size > limit {
+		return fmt.Errorf("%w: %d bytes declared, at most %d", ErrTooLarge, size, limit)
+	}
 	sum := sha256.New()
-	for done := false; !done; {
-		want := bufferSize
-		if size >= 0 && size-int64(b.Length) < bufferSize {
-			want = int(size - int64(b.Length))
+	for {
+		piece, inMemory := b.nextBuffer(size)
+		if !inMemory {
+			return b.spoolFrom(r, sum, size, limit)
 		}
-		buf, keep, err := b.buffer(want, size)
+		_, done, err := b.read(r, sum, piece, size, limit)
 		if err != nil {
 			return err
 		}
-		n, err := readFull(r, buf[:want])
-		if done, err = b.ended(n, want, size, err); err != nil {
+		if err := b.room.reach(int64(b.Length)); err != nil {
+			return fmt.Errorf("after %d bytes: %w", b.Length, err)
+		}
+		if done {
+			sum.Sum(b.SHA256[:0])
+			return nil
+		}
+	}
+}
+
+// read reads the next piece of the body and says whether it was the last.
+func (b *Body) read(r io.Reader, sum hash.Hash, piece []byte, size, limit int64) (n int, done bool, err error) {
+	n, err = readFull(r, piece)
+	if done, err = b.ended(n, len(piece), size, err); err != nil {
+		return n, false, err
+	}
+	b.add(sum, piece[:n])
+	if int64(b.Length) > limit {
+		return n, false, fmt.Errorf("%w: at most %d bytes", ErrTooLarge, limit)
+	}
+	return n, done, nil
+}
+
+// nextBuffer returns memory for the next piece of the body, false when there
+// is none left in the budget.
+func (b *Body) nextBuffer(size int64) ([]byte, bool) {
+	if size >= 0 && size <= ChunkSize && b.hold(heldFor(size)) {
+		b.small = b.smallBuffer(size)
+		return b.small, true
+	}
+	if !b.hold(bufferSize) {
+		return nil, false
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	b.pooled = append(b.pooled, buf)
+	return b.upTo(buf[:], size), true
+}
+
+// upTo cuts buf to what is still to come of a body of size bytes.
+func (b *Body) upTo(buf []byte, size int64) []byte {
+	if left := size - int64(b.Length); size >= 0 && left < int64(len(buf)) {
+		return buf[:left]
+	}
+	return buf
+}
+
+// spoolFrom reads the rest of the body into a spool file.
+func (b *Body) spoolFrom(r io.Reader, sum hash.Hash, size, limit int64) error {
+	if !b.memory.startSpooling() {
+		return fmt.Errorf("%w: %d pass through the spool folder", ErrTooMany, maxSpooling)
+	}
+	defer b.memory.endSpooling()
+	if err := b.room.reachSpool(size - int64(b.Length)); err != nil {
+		return fmt.Errorf("spooling a body of %d bytes: %w", size, err)
+	}
+	if err := b.openSpool(); err != nil {
+		return err
+	}
+	buf := spoolBuffers.Get().(*[spoolBuffer]byte)
+	defer spoolBuffers.Put(buf)
+	for done := false; !done; {
+		var n int
+		var err error
+		if n, done, err = b.read(r, sum, b.upTo(buf[:], size), size, limit); err != nil {
 			return err
 		}
-		b.add(sum, buf[:n])
-		if int64(b.Length) > limit {
-			return fmt.Errorf("%w: at most %d bytes", ErrTooLarge, limit)
-		}
-		if err := keep(n); err != nil {
-			return err
+		if err := b.writeSpool(buf[:n]); err != nil {
+			return fmt.Errorf("spooling a body after %d bytes: %w", b.Length, err)
 		}
 	}
 	sum.Sum(b.SHA256[:0])
 	return nil
 }
 
-// buffer returns room for want bytes, and what to do when n of them are in.
-func (b *Body) buffer(want int, size int64) ([]byte, func(n int) error, error) {
-	if size >= 0 && size <= ChunkSize && b.Length == 0 && b.hold(heldFor(size)) {
-		b.small = b.smallBuffer(size)
-		return b.small, func(int) error { return nil }, nil
+// writeSpool appends p to the spool file once it has room there, and in the
+// payload to come.
+func (b *Body) writeSpool(p []byte) error {
+	if err := b.room.reach(int64(b.Length)); err != nil {
+		return err
 	}
-	if b.spool == nil && b.hold(bufferSize) {
-		buf := buffers.Get().(*[bufferSize]byte)
-		b.pooled = append(b.pooled, buf)
-		return buf[:], func(int) error { return nil }, nil
+	if err := b.room.reachSpool(int64(len(p))); err != nil {
+		return err
 	}
-	if err := b.openSpool(); err != nil {
-		return nil, nil, err
-	}
-	buf := buffers.Get().(*[bufferSize]byte)
-	return buf[:], func(n int) error {
-		_, err := b.spool.Write(buf[:n])
-		buffers.Put(buf)
-		if err != nil {
-			return fmt.Errorf("spooling a body: %w", err)
-		}
-		return nil
-	}, nil
+	b.room.spools(int64(len(p)))
+	_, err := b.spool.Write(p)
+	return err
 }
 
 // heldFor is what a small body takes of the budget.
@@ -166,9 +241,6 @@ func (b *Body) hold(n int64) bool {
 // openSpool makes the spool file, without a name. What is in memory so far
 // stays there: a body is its buffers, then its spool file.
 func (b *Body) openSpool() error {
-	if b.spool != nil {
-		return nil
-	}
 	f, err := os.CreateTemp(b.memory.spool, "body-*")
 	if err != nil {
 		return fmt.Errorf("spooling a body: %w", err)
@@ -194,12 +266,20 @@ func (b *Body) ended(n, want int, size int64, err error) (bool, error) {
 	return n < want, nil
 }
 
+// add takes p, which may begin and end anywhere, into sums and length.
 func (b *Body) add(sum hash.Hash, p []byte) {
 	sum.Write(p) //nolint:errcheck // a hash never fails
 	b.Checksum = UpdateChecksum(b.Checksum, p)
-	b.Length += uint64(len(p))
-	for ; len(p) > 0; p = p[min(len(p), ChunkSize):] {
-		b.Sums = binary.LittleEndian.AppendUint32(b.Sums, Checksum(p[:min(len(p), ChunkSize)]))
+	for len(p) > 0 {
+		at := b.Length % ChunkSize
+		if at == 0 {
+			b.Sums = append(b.Sums, 0, 0, 0, 0) // of no bytes
+		}
+		piece := p[:min(uint64(len(p)), ChunkSize-at)]
+		last := b.Sums[len(b.Sums)-4:]
+		binary.LittleEndian.PutUint32(last, UpdateChecksum(binary.LittleEndian.Uint32(last), piece))
+		b.Length += uint64(len(piece))
+		p = p[len(piece):]
 	}
 }
 
@@ -238,7 +318,8 @@ func (b *Body) writeTo(w io.Writer) error {
 	return err
 }
 
-// Release gives the body's memory back; it may be called more than once.
+// Release gives the body's memory and its room on the disk back; it may be
+// called more than once.
 func (b *Body) Release() {
 	if b == nil {
 		return
@@ -256,33 +337,37 @@ func (b *Body) Release() {
 	}
 	b.memory.give(b.held)
 	b.held = 0
+	b.room.giveBack()
 }
 
 // Receive reads a whole body of size bytes (-1: not known), at most limit,
 // and hashes it on the way. It waits where the log's limits want ingest
 // slowed down, and refuses when the log cannot take it: ErrBacklog,
-// ErrDiskFull, or the error that stopped the log. The caller owns the Body.
+// ErrDiskFull, ErrTooMany, or the error that stopped the log. The caller owns
+// the Body.
 func (l *Log) Receive(ctx context.Context, r io.Reader, size, limit int64) (*Body, error) {
-	if err := l.admit(size, false); err != nil {
+	room, err := l.admit(size, false)
+	if err != nil {
 		return nil, err
 	}
 	paced, done := l.limits.pace(ctx, r)
 	defer done()
-	return l.memory.receive(paced, size, min(limit, MaxPayload))
+	return l.memory.receive(paced, size, min(limit, MaxPayload), room)
 }
 
 // ReceiveUrgent is Receive for a lock's body: it may use the reserve under the
 // disk floor, does not count against the backlog, and is not slowed down.
 func (l *Log) ReceiveUrgent(r io.Reader, size, limit int64) (*Body, error) {
-	if err := l.admit(size, true); err != nil {
+	room, err := l.admit(size, true)
+	if err != nil {
 		return nil, err
 	}
-	return l.memory.receive(r, size, min(limit, MaxPayload))
+	return l.memory.receive(r, size, min(limit, MaxPayload), room)
 }
 
-func (l *Log) admit(size int64, urgent bool) error {
+func (l *Log) admit(size int64, urgent bool) (*admission, error) {
 	if err := l.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	return l.limits.admit(max(size, 0), urgent)
 }

@@ -46,7 +46,8 @@ func TestABodyComesBackAsItWasWhateverItsSizeAndWhereverItIsKept(t *testing.T) {
 				for _, declared := range []int64{int64(size), -1} {
 					want := content(uint64(size), size)
 					m := newMemory(t, budget)
-					b, err := m.receive(reader(bytes.NewReader(want)), declared, 1<<30)
+					limits := limitsOn(500*gib, 1000*gib, Limits{})
+					b, err := m.receive(reader(bytes.NewReader(want)), declared, 1<<30, roomFor(limits, declared))
 					must(t, err)
 					checkBody(t, b, want)
 					if t.Failed() {
@@ -57,6 +58,7 @@ func TestABodyComesBackAsItWasWhateverItsSizeAndWhereverItIsKept(t *testing.T) {
 					if m.free != budget {
 						t.Fatalf("%d of %d bytes came back", m.free, budget)
 					}
+					nothingPromised(t, limits)
 					if left, err := os.ReadDir(m.spool); err != nil || len(left) > 0 {
 						t.Fatalf("the spool folder holds %v, %v", left, err)
 					}
@@ -110,7 +112,9 @@ func TestABodyThatIsCutShortOrTooLargeIsRefusedAndNothingOfItKept(t *testing.T) 
 		t.Run(tt.name, func(t *testing.T) {
 			for _, budget := range []int64{1 << 20, 0} {
 				m := newMemory(t, budget)
-				b, err := m.receive(tt.r, tt.size, tt.limit)
+				limits := limitsOn(500*gib, 1000*gib, Limits{})
+				b, err := m.receive(tt.r, tt.size, tt.limit, roomFor(limits, tt.size))
+				nothingPromised(t, limits)
 				if b != nil || !errors.Is(err, tt.want) {
 					t.Errorf("%v, %v; want %v", b, err, tt.want)
 				}
@@ -134,7 +138,7 @@ func TestABodyOverHTTPThatIsCutIsNeverTakenForAWholeOne(t *testing.T) {
 	for _, chunked := range []bool{false, true} {
 		result := make(chan error, 1)
 		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			_, err := newMemory(t, 1<<20).receive(r.Body, r.ContentLength, 1<<20)
+			_, err := newMemory(t, 1<<20).receive(r.Body, r.ContentLength, 1<<20, roomFor(limitsOn(500*gib, 1000*gib, Limits{}), r.ContentLength))
 			result <- err
 		}))
 		in, out := io.Pipe()

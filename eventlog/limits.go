@@ -34,6 +34,8 @@ var (
 	ErrBacklog = errors.New("too many bytes wait for the archive")
 	// ErrDiskFull: the disk is full and nothing of it can drain.
 	ErrDiskFull = errors.New("the disk is full")
+	// ErrTooMany: so many bodies are coming in that memory is full of them.
+	ErrTooMany = errors.New("too many bodies are coming in at once")
 )
 
 // limits watches the backlog, the disk and the upload rate.
@@ -43,14 +45,18 @@ type limits struct {
 	free func(dir string) (free, total int64, err error) // the disk; a test's in tests
 
 	mu      sync.Mutex
-	asked   time.Time     // owned by mu; when the disk was asked last
-	room    int64         // owned by mu; free bytes then, less what was committed since
-	total   int64         // owned by mu; bytes of the disk
-	backlog int64         // owned by mu; bytes committed and not archived, payloads and events
-	reading int           // owned by mu; bodies being received
-	speed   float64       // owned by mu; upload bytes per second, 0 until measured
-	away    bool          // owned by mu; the bucket does not answer
-	pacer   *rate.Limiter // safe by itself
+	asked   time.Time // owned by mu; when the disk was asked last
+	room    int64     // owned by mu; free bytes then, less what was committed since
+	total   int64     // owned by mu; bytes of the disk
+	backlog int64     // owned by mu; bytes committed and not archived, payloads and events
+	reading int       // owned by mu; bodies being received
+	// What is promised to bodies that are coming in or wait for their commit; see admission.
+	promised int64         // owned by mu; bytes of the disk, not yet written
+	coming   int64         // owned by mu; bytes of the backlog
+	spooled  int64         // owned by mu; bytes in spool files
+	speed    float64       // owned by mu; upload bytes per second, 0 until measured
+	away     bool          // owned by mu; the bucket does not answer
+	pacer    *rate.Limiter // safe by itself
 }
 
 func newLimits(l Limits, dir string) *limits {
@@ -72,35 +78,6 @@ func diskFree(dir string) (free, total int64, err error) {
 		return 0, 0, fmt.Errorf("asking for the free space of %s: %w", dir, err)
 	}
 	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
-}
-
-// admit says whether size more bytes may come in. Urgent ones (deletes, locks,
-// the log's own events) may use the reserve under the disk floor and do not
-// count against the backlog.
-func (l *limits) admit(size int64, urgent bool) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	free, total, err := l.diskLocked()
-	if err != nil {
-		return err
-	}
-	floor := l.DiskFloor
-	if floor == 0 {
-		floor = min(total/20, 2<<30)
-	}
-	if urgent {
-		floor = max(0, floor-urgentReserve)
-	}
-	if free-size < floor {
-		if l.backlog > 0 {
-			return fmt.Errorf("%w: %d bytes, and the disk of %s has %d bytes left, %d kept free", ErrBacklog, l.backlog, l.dir, free, floor)
-		}
-		return fmt.Errorf("%w: %s has %d bytes left, %d kept free", ErrDiskFull, l.dir, free, floor)
-	}
-	if !urgent && l.backlog+size > l.MaxBacklog && l.backlog > 0 {
-		return fmt.Errorf("%w: %d bytes, at most %d", ErrBacklog, l.backlog, l.MaxBacklog)
-	}
-	return nil
 }
 
 // diskLocked returns the room on the disk, asked for at most every askDisk;
@@ -206,7 +183,3 @@ func (l *Log) Backlog() (bytes int64, rate float64) {
 	defer l.limits.mu.Unlock()
 	return l.limits.backlog, l.limits.speed
 }
-
-// AdmitUrgent says whether the log still takes a small event without a
-// payload, or a lock's store: ErrDiskFull when even the reserve is used up.
-func (l *Log) AdmitUrgent(size int64) error { return l.limits.admit(size, true) }

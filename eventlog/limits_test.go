@@ -49,7 +49,7 @@ func TestTheLogRefusesWhatItCannotTake(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := limitsOn(tt.free, 1000*gib, tt.limits)
 			l.committed(tt.backlog)
-			if err := l.admit(tt.size, tt.urgent); !errors.Is(err, tt.want) {
+			if _, err := l.admit(tt.size, tt.urgent); !errors.Is(err, tt.want) {
 				t.Errorf("it says %v, want %v", err, tt.want)
 			}
 		})
@@ -59,25 +59,25 @@ func TestTheLogRefusesWhatItCannotTake(t *testing.T) {
 func TestWhatWasCommittedSinceTheDiskWasAskedTakesItsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // no time passes by itself
 		l := limitsOn(3*gib, 1000*gib, Limits{MaxBacklog: 100 * gib})
-		if err := l.admit(gib/2, false); err != nil {
-			t.Fatal(err)
-		}
+		room, err := l.admit(gib/2, false)
+		must(t, err)
+		room.giveBack()
 		l.committed(gib)
-		if err := l.admit(gib/2, false); !errors.Is(err, ErrBacklog) {
+		if _, err := l.admit(gib/2, false); !errors.Is(err, ErrBacklog) {
 			t.Errorf("the disk has 2 GiB left and keeps them, but it says %v", err)
 		}
 		time.Sleep(askDisk) // the fake disk is asked again, and has them all
-		if err := l.admit(gib/2, false); err != nil {
+		if _, err := l.admit(gib/2, false); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
 func TestTheDiskFloorOfASmallDiskIsATwentieth(t *testing.T) {
-	if err := limitsOn(gib+1, 20*gib, Limits{}).admit(0, false); err != nil {
+	if _, err := limitsOn(gib+1, 20*gib, Limits{}).admit(0, false); err != nil {
 		t.Errorf("6 %% free: %v", err)
 	}
-	if err := limitsOn(gib-1, 20*gib, Limits{}).admit(0, false); !errors.Is(err, ErrDiskFull) {
+	if _, err := limitsOn(gib-1, 20*gib, Limits{}).admit(0, false); !errors.Is(err, ErrDiskFull) {
 		t.Errorf("under 5 %% free: %v, want ErrDiskFull", err)
 	}
 }
@@ -85,7 +85,7 @@ func TestTheDiskFloorOfASmallDiskIsATwentieth(t *testing.T) {
 func TestADiskThatCannotBeAskedRefuses(t *testing.T) {
 	l := limitsOn(0, 0, Limits{})
 	l.free = func(string) (int64, int64, error) { return 0, 0, errDisk }
-	if err := l.admit(1, true); !errors.Is(err, errDisk) {
+	if _, err := l.admit(1, true); !errors.Is(err, errDisk) {
 		t.Errorf("it says %v, want the cause", err)
 	}
 }
@@ -104,6 +104,15 @@ func TestOnlyUrgentBodiesUseTheReserveUnderTheFloor(t *testing.T) {
 		t.Error("what is committed does not count in the backlog")
 	}
 	must(t, l.Close(false))
+}
+
+// roomFor is the promise of room for a body that l must let in.
+func roomFor(l *limits, size int64) *admission {
+	room, err := l.admit(max(size, 0), false)
+	if err != nil {
+		panic(err)
+	}
+	return room
 }
 
 // receiveTime is how long a body of n bytes takes to come in.
@@ -197,7 +206,7 @@ func TestASlowedDownBodyEndsWithItsRequest(t *testing.T) {
 		r, done := l.pace(ctx, bytes.NewReader(make([]byte, 100<<20)))
 		defer done()
 		began := time.Now()
-		_, err := (&memory{free: gib}).receive(r, 100<<20, gib)
+		_, err := (&memory{free: gib}).receive(r, 100<<20, gib, roomFor(l, 100<<20))
 		if !errors.Is(err, context.Canceled) || time.Since(began) != 3*time.Second {
 			t.Errorf("after %v: %v, want Canceled after 3 s", time.Since(began), err)
 		}

@@ -99,6 +99,57 @@ func (w *WAL) moveAside(g *Generation) error {
 	}
 }
 
+// ErrUnknownType says that this build has no meaning for an event: a later
+// version wrote it.
+var ErrUnknownType = errors.New("an event of a type that this build does not know; start the version that wrote it")
+
+// CheckTail finds, without changing anything, what would only show when the
+// generations after the given ordinal are closed and projected: a rotten
+// payload in an unclosed one (ErrDamaged, with its seq), an event that this
+// build does not understand (ErrUnknownType).
+func (w *WAL) CheckTail(after uint64) error {
+	for _, g := range w.gens {
+		if g.Ordinal <= after {
+			continue
+		}
+		entries, err := g.Entries()
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			if ev := &entries[i].Event; !ev.Type.Emitted() {
+				return fmt.Errorf("seq %s of %s: %w: %s", ev.Seq, g, ErrUnknownType, ev.Type)
+			}
+		}
+		if w.tails[g] == nil {
+			continue // closed: its payloads are not read again
+		}
+		if err := checkPayloads(g, entries); err != nil {
+			return fmt.Errorf("%s: %w", g, err)
+		}
+	}
+	return nil
+}
+
+// checkPayloads reads the payloads of an unclosed generation, each chunk
+// checked.
+func checkPayloads(g *Generation, entries []Entry) error {
+	f, err := os.Open(g.Path())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	for i := range entries {
+		if err := readPlaced(f, entries[i].Placement, func([]byte) error { return nil }); err != nil {
+			return fmt.Errorf("the payload of seq %s: %w", entries[i].Event.Seq, err)
+		}
+	}
+	return nil
+}
+
 // CloseTail makes every generation that an earlier process left unclosed into
 // a closed one: its events and payloads are copied, each chunk checked, into
 // a fresh directory of the next attempt, which is then closed. So what was

@@ -62,7 +62,16 @@ func TestLiveStartRecoveryAndRebuildAreOnePath(t *testing.T) {
 				t.Error(err)
 			}
 		},
-		"recovery of several views": func(t *testing.T) {
+		"recovery": func(t *testing.T) { // internal/recovery builds its views by this
+			l := projector.Load{
+				Engine: kv.InMemory(quiet), Dir: "views", Scratch: t.TempDir(), Input: "the log", Upto: h.Log.Last(),
+				Projectors: []projector.Projector{p, projector.Blocks()}, Log: quiet,
+			}
+			if _, err := l.Run(t.Context(), h.Log); err != nil {
+				t.Error(err)
+			}
+		},
+		"recovery of what lies behind a checkpoint, or several views at a start": func(t *testing.T) {
 			_, first := openRunner(t, p)
 			_, second := openRunner(t, projector.Blocks())
 			if err := projector.CatchUp(t.Context(), h.Log, first, second); err != nil {

@@ -114,7 +114,21 @@ func (b *Bucket) PutIfAbsent(ctx context.Context, key string, body archiver.Body
 	return nil
 }
 
+// put puts again when the directory went away under its hands: a Delete has
+// removed it, empty.
 func (b *Bucket) put(path string, body archiver.Body) error {
+	for {
+		err := b.putOnce(path, body)
+		if !errors.Is(err, fs.ErrNotExist) || b.present() != nil {
+			return err
+		}
+		if _, gone := os.Stat(filepath.Dir(path)); !errors.Is(gone, fs.ErrNotExist) {
+			return err
+		}
+	}
+}
+
+func (b *Bucket) putOnce(path string, body archiver.Body) error {
 	if err := durable.Mkdir(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -239,12 +253,33 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		}
 	}
 	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
+		err = b.tidy(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("delete %s from %v: %w", key, b, err)
 	}
 	return nil
+}
+
+// tidy makes a removal in dir durable and removes dir, and those above it, if
+// that has left them empty: keys have no directories that could stay behind.
+func (b *Bucket) tidy(dir string) error {
+	for {
+		if err := durable.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if dir == b.root {
+			return nil
+		}
+		err := os.Remove(dir)
+		if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the empty directory %s: %w", dir, err)
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // path returns where key lies. A key that is not a plain relative path, or

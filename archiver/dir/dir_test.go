@@ -4,9 +4,11 @@ package dir_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -47,7 +49,40 @@ func TestADirectoryCanHoldAnArchive(t *testing.T) {
 			t.Errorf("%s: %v", check.Name, check.Err)
 		}
 	}
-	expectNoTemporaryFiles(t, root)
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("the probe has left %v, %v", left, err)
+	}
+}
+
+func TestADirectoryThatADeleteLeavesEmptyGoesAndComesBackWithTheNextPut(t *testing.T) {
+	b, root := create(t)
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for j := range 50 {
+				key := fmt.Sprintf("probe/list/%d-%d", i, j)
+				if err := b.PutIfAbsent(t.Context(), key, archiver.BytesBody(nil)); err != nil {
+					t.Error(err)
+				}
+				if err := b.Delete(t.Context(), key); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	if err := b.PutIfAbsent(t.Context(), "log/1", archiver.BytesBody(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(t.Context(), "log/2"); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.Head(t.Context(), "log/1"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestADirectoryThatIsMissingIsNotMade(t *testing.T) {

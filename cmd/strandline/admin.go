@@ -263,9 +263,17 @@ func (a *app) storeStatus(status *httpapi.Status, s *snapshot) {
 		}
 		status.Barred = append(status.Barred, httpapi.Barred{
 			Machine: bar.Path.String(), ID: bar.Machine, Since: since, Until: bar.Until,
-			Reason: fmt.Sprintf("its session was cut off when the server lost its last seconds, at %s", bar.Lost.UTC().Format(time.RFC3339)),
+			Reason: barReason(bar),
 		})
 	}
+}
+
+func barReason(bar blockstore.Bar) string {
+	reason := fmt.Sprintf("its session was cut off when the server lost its last seconds, at %s", bar.Lost.UTC().Format(time.RFC3339))
+	if bar.Waiting {
+		reason += "; its old locks are gone, and its next session's lock ends the bar"
+	}
+	return reason
 }
 
 // nextSteps says what is safe to do now.
@@ -318,10 +326,26 @@ func (a *app) gauges() metrics.State {
 	index := s.serving.indexer.Stats()
 	state.IndexWritten, state.IndexFailed, state.IndexMissing = index.Written, index.Failed, index.Missing
 	state.Checkpoint = checkpointGauge(s.serving.taker)
-	if barred, err := a.views.machine.BarredMachines(context.Background()); err == nil {
-		state.Barred = len(barred)
-	}
+	state.Barred = a.refused(&s)
 	return state
+}
+
+// refused counts the barred machines whose next session would be refused: those
+// with locks from before the loss.
+func (a *app) refused(s *snapshot) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	bars, err := s.store.Bars(ctx)
+	if err != nil {
+		a.log.Warn("which machines are barred could not be found out", "error", err)
+	}
+	n := 0
+	for _, bar := range bars {
+		if !bar.Waiting {
+			n++
+		}
+	}
+	return n
 }
 
 func (a *app) viewGauge(s *snapshot, view *projector.View, committed eventlog.Seq) metrics.ViewState {

@@ -59,11 +59,13 @@ type app struct {
 	feed    *feed.Feed
 	// progress is that of the start; it is told to the service manager, too.
 	progress *progress.Progress
+	notTaken int // starts at a bucket that took nothing; owned by the goroutine of the start
 	clients  net.Listener
 	admin    net.Listener
 
 	announced sync.Once
 	warning   sync.WaitGroup // asking the bucket what should be known of it
+	stopWarn  context.CancelFunc
 
 	mu        sync.Mutex
 	mode      httpapi.Mode      // owned by mu
@@ -140,7 +142,7 @@ func (a *app) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.metrics.Watch(a.gauges)
-	a.warning.Go(func() { a.warn(ctx, bucket) })
+	a.warn(ctx, bucket)
 	if a.views, err = openViews(a.dir.Path("views"), projector.Live, a.log); err != nil {
 		return err
 	}
@@ -148,19 +150,6 @@ func (a *app) open(ctx context.Context) (err error) {
 	a.progress.Explain(nil, a.cfg.Data)
 	a.views.progress = a.progress
 	return nil
-}
-
-// warn collects what the operator should know of the bucket; asking it may
-// take as long as it likes.
-func (a *app) warn(ctx context.Context, lazy *lazyBucket) {
-	bucket, err := lazy.bucket()
-	if err != nil {
-		return // the start says so
-	}
-	warnings := warnAbout(ctx, bucket, a.cfg.Data)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.warnings = append(a.warnings, warnings...)
 }
 
 func listen(flag string, addr Address) (net.Listener, error) {
@@ -197,7 +186,7 @@ func (a *app) start(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if reached {
+		if reached && !errors.Is(err, archiver.ErrNotTaken) {
 			answered++
 		}
 		var coded *codedError
@@ -217,8 +206,9 @@ func (a *app) start(ctx context.Context) error {
 	return nil
 }
 
-// maxAnswered is how often a start may fail although the archive answers: each
-// try claims an epoch, and what is wrong is hardly the network.
+// maxAnswered is how often a start may fail although the archive answers and
+// takes objects: each try claims an epoch, and what is wrong is hardly the
+// network.
 const maxAnswered = 3
 
 // tryStart reads the WAL and runs the start procedure once. reached says that
@@ -468,6 +458,9 @@ func (a *app) policy() string {
 // closeAll gives back what open took.
 func (a *app) closeAll() error {
 	var err error
+	if a.stopWarn != nil {
+		a.stopWarn()
+	}
 	a.warning.Wait()
 	a.progress.Close()
 	if a.views != nil {

@@ -100,7 +100,7 @@ type Config struct {
 	CheckpointDays   uint64        `name:"checkpoint-days" usage:"days of which the newest checkpoint is kept besides"`
 
 	// BodyMemory is what bodies in flight may take of memory, all together;
-	// the rest waits in files. MaxBody is the largest body that is accepted.
+	// the rest waits in files, which take at most 16 MiB more. MaxBody is the largest body that is accepted.
 	BodyMemory Size `name:"body-memory" usage:"memory for bodies in flight"`
 	MaxBody    Size `name:"max-body" usage:"largest body accepted"`
 	// MaxBacklog is how much may wait for the archive before writes get 503.

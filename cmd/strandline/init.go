@@ -63,16 +63,33 @@ func runInit(ctx context.Context, g *globals, cfg *Config, out io.Writer) (err e
 	}
 	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	defer cancel()
+	dir, err := resume(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if dir != nil {
+			err = errors.Join(err, dir.Close())
+		}
+	}()
+	// Whose the archive is comes before anything is written: to it, or to a
+	// directory that would belong to it.
+	if err := archiver.CheckVacant(ctx, bucket, logOf(dir)); err != nil {
+		return err
+	}
 	if !cfg.SingleWriter {
 		if err := probeBefore(ctx, bucket); err != nil {
 			return err
 		}
 	}
-	dir, err := createOrResume(cfg)
-	if err != nil {
-		return err
+	if dir == nil {
+		dir, err = archiver.CreateStateDir(cfg.Data, archiver.State{
+			LogID: archiver.NewID(), DirID: archiver.NewID(), Archive: cfg.Archive, SingleWriter: cfg.SingleWriter, Phase: archiver.PhaseInitialising,
+		})
+		if err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
 	if err := archiver.Initialise(ctx, dir, exclusive(bucket, cfg.SingleWriter), hostname(), time.Now()); err != nil {
 		return err
 	}
@@ -85,14 +102,12 @@ func runInit(ctx context.Context, g *globals, cfg *Config, out io.Writer) (err e
 	})
 }
 
-// createOrResume makes the state directory, or opens the one that an earlier
-// init began.
-func createOrResume(cfg *Config) (*archiver.StateDir, error) {
+// resume opens the state directory that an earlier init began; nil: there is
+// none.
+func resume(cfg *Config) (*archiver.StateDir, error) {
 	dir, err := archiver.OpenStateDir(cfg.Data)
 	if errors.Is(err, archiver.ErrNoState) {
-		return archiver.CreateStateDir(cfg.Data, archiver.State{
-			LogID: archiver.NewID(), DirID: archiver.NewID(), Archive: cfg.Archive, SingleWriter: cfg.SingleWriter, Phase: archiver.PhaseInitialising,
-		})
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -102,4 +117,12 @@ func createOrResume(cfg *Config) (*archiver.StateDir, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return dir, nil
+}
+
+// logOf is the log of a state directory, the zero id when there is none yet.
+func logOf(dir *archiver.StateDir) eventlog.ID {
+	if dir == nil {
+		return eventlog.ID{}
+	}
+	return dir.State().LogID
 }

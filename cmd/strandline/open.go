@@ -92,7 +92,7 @@ func classify(err error) int {
 		return exitRefused
 	case errors.Is(err, archiver.ErrHole), errors.Is(err, eventlog.ErrDamaged), errors.Is(err, eventlog.ErrObjectDamaged), errors.As(err, &violation):
 		return exitDamage
-	case errors.Is(err, archiver.ErrOtherLog), errors.Is(err, archiver.ErrFormat), errors.Is(err, archiver.ErrNoArchive), errors.Is(err, archiver.ErrNoState), errors.Is(err, archiver.ErrNotEmpty):
+	case errors.Is(err, archiver.ErrOtherLog), errors.Is(err, archiver.ErrFormat), errors.Is(err, eventlog.ErrUnknownType), errors.Is(err, archiver.ErrNoArchive), errors.Is(err, archiver.ErrNoState), errors.Is(err, archiver.ErrNotEmpty):
 		return exitUsage
 	case errors.As(err, &network) && !isErrno(network), errors.Is(err, context.DeadlineExceeded):
 		return exitUnavailable

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -64,20 +65,32 @@ func (a *app) serveReads(ctx context.Context, cause error) error {
 		return err
 	}
 	reason := fmt.Sprintf("the archive cannot be reached, so nothing can be claimed or written: %v", cause)
+	if errors.Is(cause, archiver.ErrNotTaken) {
+		reason = fmt.Sprintf("the archive is read and takes nothing, so nothing can be claimed or written: %v", cause)
+	}
 	if err := a.openReading(ctx, wal, blockstore.Reading, httpapi.ModeStarting, reason); err != nil {
 		// Not even what is here is known for certain.
 		a.log.Warn("reads are refused too until the archive answers", "error", err)
 		a.setMode(httpapi.ModeStarting, reason)
 		a.door.shut(reason)
 	}
-	return a.awaitArchive(ctx)
+	if errors.Is(cause, archiver.ErrNotTaken) {
+		a.notTaken++
+	}
+	return a.awaitArchive(ctx, min(awayPause<<min(a.notTaken, 16), longestPause))
 }
 
-// awaitArchive returns when the archive answers. Clients are served meanwhile.
-func (a *app) awaitArchive(ctx context.Context) error {
+// longestPause is the longest between two starts at a bucket that takes nothing
+// of what a start puts though it seems to take objects (it is full, say): each
+// start may claim an epoch.
+const longestPause = 10 * time.Minute
+
+// awaitArchive returns when the archive answers and takes objects, but not
+// before the pause is over. Clients are served meanwhile.
+func (a *app) awaitArchive(ctx context.Context, pause time.Duration) error {
 	ticker := time.NewTicker(awayPause)
 	defer ticker.Stop()
-	for {
+	for began := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -89,8 +102,11 @@ func (a *app) awaitArchive(ctx context.Context) error {
 		if err == nil {
 			_, err = a.archive.HighestClaim(try)
 		}
-		cancel()
 		if err == nil {
+			err = a.archive.Writable(try)
+		}
+		cancel()
+		if err == nil && time.Since(began) >= pause {
 			return nil
 		}
 	}

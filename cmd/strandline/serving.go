@@ -27,6 +27,7 @@ import (
 type serving struct {
 	app      *app
 	head     eventlog.Head // of its epoch
+	first    eventlog.Seq  // of its epoch: epoch_started
 	log      *eventlog.Log
 	store    *blockstore.Store
 	recorder *blockstore.Recorder
@@ -65,7 +66,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &serving{app: a, head: started.Head, log: log, shipped: make(chan error, 1)}
+	s := &serving{app: a, head: started.Head, first: started.Last, log: log, shipped: make(chan error, 1)}
 	if s.store, err = a.newStore(log); err != nil {
 		return nil, errors.Join(err, log.Close(false))
 	}
@@ -159,10 +160,9 @@ func wakeView(ctx context.Context, runner *projector.Runner, waker *feed.Waker) 
 	}
 }
 
-// publish puts every committed event on the feed, in order.
+// publish puts every committed event of the epoch on the feed, in order.
 func (s *serving) publish(ctx context.Context) {
-	from, _ := s.log.Committed()
-	for batch, err := range s.log.Follow(ctx, from+1, s.log.WaitCommitted) {
+	for batch, err := range s.log.Follow(ctx, s.first, s.log.WaitCommitted) {
 		if err != nil {
 			if ctx.Err() == nil && s.log.Err() == nil {
 				s.app.log.Error("publishing to the feed has ended", "error", err)

@@ -54,7 +54,8 @@ func newRelease(g *globals) *cobra.Command {
 		Short: "Lift the bar of a machine whose session a loss cut off",
 		Long: `After a server lost its last seconds, a machine that was in the middle of a backup
 is barred for half an hour, so that the cut-off session cannot go on as if nothing
-were missing. When you know that the client has ended, release lifts the bar now.`,
+were missing; then its next session's lock ends the bar. When you know that the
+client has ended, release lifts the bar now, for clients without locks, too.`,
 		Example: "  strandline release alice/laptop",
 		Args:    cobra.ExactArgs(1),
 	}

@@ -14,14 +14,17 @@ import (
 // A machine whose session was cut off by a lossy start is barred: its client
 // would not send again what the lost server had acknowledged, so a backup
 // that it finished now could lack data. The bar stands in the machine view and
-// only an event (hold_released) lifts it: after barTime of serving, when the
-// operator says so, or when a new lock shows a new session.
+// only an event (hold_released) lifts it: when a new lock shows a new session,
+// or when the operator says so. A new lock counts once the old ones are gone:
+// the client has deleted them, or the server has, after barTime of serving. So
+// a session that slept for longer than that finds its lock gone, and what it
+// sends is refused until somebody begins anew.
 
 // barTime is how long a bar lasts from the beginning of serving, by the
 // monotonic clock: a client takes a lock for dead after 30 minutes.
 const barTime = 30 * time.Minute
 
-// barRetry is the pause after a bar could not be lifted.
+// barRetry is the pause after old locks could not be deleted.
 const barRetry = time.Minute
 
 // Bar is one machine whose writes are refused.
@@ -29,7 +32,8 @@ type Bar struct {
 	Machine eventlog.Seq
 	Path    Path
 	Lost    time.Time // when the server started that found its predecessor's last seconds lost
-	Until   time.Time // by the server's clock; zero before serving began
+	Until   time.Time // by the server's clock; zero before serving began, and when Waiting
+	Waiting bool      // its old locks are gone: the next lock ends the bar
 }
 
 // Bars returns the machines that are barred now, in no order.
@@ -61,8 +65,16 @@ func (s *Store) describeBar(ctx context.Context, id, since eventlog.Seq) (Bar, e
 	if err != nil {
 		return Bar{}, fmt.Errorf("finding account %s: %w", known.Owner, err)
 	}
-	lost, err := s.startedAt(ctx, since)
-	return Bar{Machine: id, Path: Path{owner.Name, known.Name}, Lost: lost, Until: s.barsEnd()}, err
+	old, err := s.oldLocks(ctx, id, since)
+	if err != nil {
+		return Bar{}, err
+	}
+	bar := Bar{Machine: id, Path: Path{owner.Name, known.Name}, Waiting: len(old) == 0}
+	if !bar.Waiting {
+		bar.Until = s.barsEnd()
+	}
+	bar.Lost, err = s.startedAt(ctx, since)
+	return bar, err
 }
 
 // startedAt returns the time of an epoch_started.
@@ -99,28 +111,35 @@ func (s *Store) checkBar(ctx context.Context, m machine, p Path, kind eventlog.K
 	if !barred {
 		return false, nil
 	}
-	if kind == eventlog.KindLock {
-		old, err := s.oldLocks(ctx, m.id, since)
-		if err != nil || len(old) == 0 {
-			return true, err
-		}
+	old, err := s.oldLocks(ctx, m.id, since)
+	if err != nil {
+		return true, err
+	}
+	waiting := len(old) == 0
+	if waiting && kind == eventlog.KindLock {
+		return true, nil
 	}
 	lost, err := s.startedAt(ctx, since)
 	if err != nil {
 		return true, err
 	}
-	return true, &Barred{Machine: p.String(), Reason: barText(p, lost, s.barsEnd())}
+	return true, &Barred{Machine: p.String(), Reason: barText(p, lost, s.barsEnd(), waiting)}
 }
 
-func barText(p Path, lost, until time.Time) string {
+func barText(p Path, lost, until time.Time, waiting bool) string {
+	why := fmt.Sprintf("writes of %s are refused for now: this server's predecessor lost its last seconds before %s, "+
+		"and a session that held a lock then was cut off; what it sent last may be missing. Reading works (restic: --no-lock). ",
+		p, lost.UTC().Format(time.RFC3339))
+	operator := fmt.Sprintf("the server's operator runs `strandline release %s`", p)
+	if waiting {
+		return why + "The locks of then are gone. To go on: end what still runs, and begin a new backup, whose lock ends this (`restic unlock`, then `restic backup`); " +
+			"or, for a client that holds no locks (rustic), " + operator + "."
+	}
 	end := "wait until 30 minutes after the server begins to serve"
 	if !until.IsZero() {
 		end = "wait until " + until.UTC().Format(time.RFC3339)
 	}
-	return fmt.Sprintf("writes of %s are refused for now: this server's predecessor lost its last seconds before %s, "+
-		"and a session that held a lock then was cut off; what it sent last may be missing. "+
-		"Reading works (restic: --no-lock). To go on: `restic unlock --remove-all`, then begin a new backup; or %s; "+
-		"or the server's operator runs `strandline release %s`.", p, lost.UTC().Format(time.RFC3339), end, p)
+	return why + "To go on: `restic unlock --remove-all`, then begin a new backup; or " + end + ", then begin a new one; or " + operator + "."
 }
 
 // oldLocks returns the live locks that were stored before the bar.
@@ -182,34 +201,45 @@ func (s *Store) release(ctx context.Context, actor string, p Path) (eventlog.Seq
 	return s.lift(ctx, m.id, actor, "the operator released it")
 }
 
-// lift deletes the locks stored before the bar and lifts it, by events. It
-// returns the seq of the last one, 0 when there was no bar.
+// lift deletes the locks stored before the bar and lifts it, by events: the
+// operator has said that nothing of the session runs any more. It returns the
+// seq of the last one, 0 when there was no bar.
 func (s *Store) lift(ctx context.Context, id eventlog.Seq, actor, cause string) (eventlog.Seq, error) {
 	h, err := s.take(ctx, machineLock(id, true))
 	if err != nil {
 		return 0, err
 	}
 	defer h.release()
-	since, barred, err := s.opts.Machines.Barred(id)
+	m, barred, err := s.removeOldLocks(ctx, h, id, actor)
 	if err != nil || !barred {
 		return 0, err
 	}
+	return s.write(ctx, h, eventlog.Event{Type: eventlog.HoldReleased, Account: m.account, Machine: id, Actor: actor, Cause: cause}, nil)
+}
+
+// removeOldLocks deletes the locks stored before the bar of a machine that h
+// holds alone, if it is barred.
+func (s *Store) removeOldLocks(ctx context.Context, h *held, id eventlog.Seq, actor string) (m machine, barred bool, err error) {
+	since, barred, err := s.opts.Machines.Barred(id)
+	if err != nil || !barred {
+		return machine{}, false, err
+	}
 	known, err := s.registration(id)
 	if err != nil {
-		return 0, err
+		return machine{}, true, err
 	}
 	old, err := s.oldLocks(ctx, id, since)
 	if err != nil {
-		return 0, err
+		return machine{}, true, err
 	}
-	m := machine{id, known.Owner}
+	m = machine{id, known.Owner}
 	for _, ref := range old {
 		// A crash between these leaves the machine barred, with fewer locks.
 		if _, err := s.removeLocked(ctx, h, actor, m, ref); err != nil {
-			return 0, err
+			return m, true, err
 		}
 	}
-	return s.write(ctx, h, eventlog.Event{Type: eventlog.HoldReleased, Account: m.account, Machine: id, Actor: actor, Cause: cause}, nil)
+	return m, true, nil
 }
 
 // beginBars starts the time of the bars, once.
@@ -223,7 +253,8 @@ func (s *Store) beginBars() {
 	s.keepers.Go(func() { s.keepBars(s.background) })
 }
 
-// keepBars lifts all bars when their time is over.
+// keepBars deletes the old locks of all barred machines when the time of the
+// bars is over. From then on the next lock ends a machine's bar.
 func (s *Store) keepBars(ctx context.Context) {
 	timer := s.opts.Clock.NewTimer(barTime)
 	defer timer.Stop()
@@ -235,16 +266,17 @@ func (s *Store) keepBars(ctx context.Context) {
 			return
 		case <-timer.Chan():
 		}
-		err := s.liftAll(ctx)
+		err := s.endSessions(ctx)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		s.log.Warn("a bar's time is over but it could not be lifted; trying again", "pause", barRetry, "err", err)
+		s.log.Warn("the time of the bars is over but a cut-off session's locks could not be deleted; trying again", "pause", barRetry, "err", err)
 		timer.Reset(barRetry)
 	}
 }
 
-func (s *Store) liftAll(ctx context.Context) error {
+// endSessions deletes the old locks of all barred machines.
+func (s *Store) endSessions(ctx context.Context) error {
 	leave, err := s.enter()
 	if err != nil {
 		return err
@@ -259,9 +291,19 @@ func (s *Store) liftAll(ctx context.Context) error {
 	}
 	var errs []error
 	for id := range barred {
-		if _, err := s.lift(ctx, id, "server", "its 30 minutes are over"); err != nil {
-			errs = append(errs, fmt.Errorf("lifting the bar of machine %s: %w", id, err))
+		if err := s.endSession(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("deleting the old locks of barred machine %s: %w", id, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Store) endSession(ctx context.Context, id eventlog.Seq) error {
+	h, err := s.take(ctx, machineLock(id, true))
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	_, _, err = s.removeOldLocks(ctx, h, id, "server")
+	return err
 }

@@ -5,6 +5,7 @@ package blockstore
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,14 +59,35 @@ func waitsForTheEnd(t *testing.T, clock *clockwork.FakeClock) {
 	must(t, clock.BlockUntilContext(t.Context(), 1))
 }
 
-// waitsForNoBar returns when no machine is barred any more.
-func (w *world) waitsForNoBar(t *testing.T) {
+// waitsForNoOldLock returns when all barred machines wait for a new lock.
+func (w *world) waitsForNoOldLock(t *testing.T) {
 	t.Helper()
-	eventually(t, "the bars are lifted", func() bool {
+	eventually(t, "the old locks are gone", func() bool {
 		bars, err := w.Bars(t.Context())
 		must(t, err)
-		return len(bars) == 0
+		return !slices.ContainsFunc(bars, func(b Bar) bool { return !b.Waiting })
 	})
+}
+
+// endsWithALock checks that the bar, whose time is over, still refuses all that
+// the cut-off session may send, and ends with a new lock.
+func (w *world) endsWithALock(t *testing.T) {
+	t.Helper()
+	for _, kind := range []eventlog.Kind{eventlog.KindData, eventlog.KindIndex, eventlog.KindRoot} {
+		b := wantsBarred(t, w.put(kind, []byte("of a session that slept")))
+		for _, part := range []string{"new backup", "strandline release alice/laptop", "rustic", "--no-lock"} {
+			if !strings.Contains(b.Reason, part) {
+				t.Errorf("it does not say %q: %s", part, b.Reason)
+			}
+		}
+	}
+	must(t, w.put(eventlog.KindLock, []byte("new lock")))
+	must(t, w.put(eventlog.KindRoot, []byte("root")))
+	bars, err := w.Bars(t.Context())
+	must(t, err)
+	if len(bars) != 0 {
+		t.Errorf("bars %+v", bars)
+	}
 }
 
 func TestABarredMachineMayReadAndDeleteItsLocksAndNothingElse(t *testing.T) {
@@ -171,17 +193,45 @@ func TestABarEndsAfterThirtyMinutesOfServing(t *testing.T) {
 		t.Fatal("the lock went too early")
 	}
 	clock.Advance(time.Second)
-	w.waitsForNoBar(t)
+	w.waitsForNoOldLock(t)
 	// The session that slept through the bar finds its lock gone.
 	if w.lockCount() != 0 {
 		t.Fatal("the old lock is still there")
 	}
-	must(t, w.put(eventlog.KindRoot, []byte("root")))
+	if n := w.count(eventlog.HoldReleased); n != 0 {
+		t.Fatalf("%d bars were lifted, and no new session was seen", n)
+	}
+	w.endsWithALock(t)
 	for _, ev := range w.history() {
-		if ev.Type == eventlog.HoldReleased && (ev.Actor != "server" || ev.Cause == "") {
+		if ev.Type == eventlog.BlockDeleted && ev.Kind == eventlog.KindLock && ev.Actor != "server" {
 			t.Errorf("%+v", ev)
 		}
 	}
+}
+
+func TestASessionThatSleptThroughABarIsRefusedAfterARestartToo(t *testing.T) {
+	w, clock := clockWorld(t)
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime)
+	w.waitsForNoOldLock(t)
+	w.restart()
+	w.endsWithALock(t) // at once: the old locks are gone
+	w.restart()
+	must(t, w.put(eventlog.KindRoot, []byte("another root")))
+}
+
+func TestTheOperatorReleasesAMachineWhoseClientHoldsNoLocks(t *testing.T) {
+	w, clock := clockWorld(t)
+	waitsForTheEnd(t, clock)
+	clock.Advance(barTime)
+	w.waitsForNoOldLock(t)
+	wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	released, err := w.Release(t.Context(), "operator", laptop)
+	must(t, err)
+	if !released {
+		t.Error("it was not barred")
+	}
+	must(t, w.put(eventlog.KindRoot, []byte("root")))
 }
 
 func TestTheTimeOfABarBeginsAnewAfterARestart(t *testing.T) {
@@ -193,8 +243,8 @@ func TestTheTimeOfABarBeginsAnewAfterARestart(t *testing.T) {
 	clock.Advance(barTime - time.Minute)
 	wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
 	clock.Advance(time.Minute)
-	w.waitsForNoBar(t)
-	must(t, w.put(eventlog.KindRoot, []byte("root")))
+	w.waitsForNoOldLock(t)
+	w.endsWithALock(t)
 }
 
 func TestASecondLossKeepsTheBarAndALaterLockIsOld(t *testing.T) {
@@ -210,11 +260,11 @@ func TestASecondLossKeepsTheBarAndALaterLockIsOld(t *testing.T) {
 	must(t, w.put(eventlog.KindLock, []byte("newer lock")))
 }
 
-func TestABarThatCannotBeLiftedIsTriedAgain(t *testing.T) {
+func TestOldLocksThatCannotBeDeletedAreTriedAgain(t *testing.T) {
 	w, clock := clockWorld(t)
 	failures := 0
 	w.intercept(func(ev eventlog.Event, body *eventlog.Body, real func(eventlog.Event, *eventlog.Body) promise) promise {
-		if ev.Type == eventlog.HoldReleased && failures == 0 {
+		if ev.Type == eventlog.BlockDeleted && failures == 0 {
 			failures++
 			return result{err: errors.New("not now")}
 		}
@@ -224,9 +274,12 @@ func TestABarThatCannotBeLiftedIsTriedAgain(t *testing.T) {
 	clock.Advance(barTime)
 	waitsForTheEnd(t, clock) // of the pause after the failure
 	wantsBarred(t, w.put(eventlog.KindRoot, []byte("root")))
+	if w.lockCount() != 1 {
+		t.Fatal("the lock is gone although its delete failed")
+	}
 	clock.Advance(barRetry)
-	w.waitsForNoBar(t)
-	must(t, w.put(eventlog.KindRoot, []byte("root")))
+	w.waitsForNoOldLock(t)
+	w.endsWithALock(t)
 }
 
 func TestNoBarIsLiftedBeforeServing(t *testing.T) {
@@ -251,7 +304,7 @@ func TestNoBarIsLiftedBeforeServing(t *testing.T) {
 	}
 	waitsForTheEnd(t, clock)
 	clock.Advance(barTime - time.Second)
-	if n := w.count(eventlog.HoldReleased); n != 0 {
-		t.Fatalf("%d bars were lifted early", n)
+	if n := w.count(eventlog.HoldReleased) + w.count(eventlog.BlockDeleted); n != 0 {
+		t.Fatalf("%d events ended a bar early", n)
 	}
 }

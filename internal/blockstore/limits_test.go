@@ -49,7 +49,7 @@ func TestAFullDiskWithNothingToDrainIs507(t *testing.T) {
 
 func TestTroubleOfTheSpoolIsNotTheClientsFault(t *testing.T) {
 	w := newWorld(t, Options{})
-	for _, cause := range []error{syscall.ENOSPC, syscall.EMFILE, syscall.ENFILE} {
+	for _, cause := range []error{eventlog.ErrTooMany, syscall.ENOSPC, syscall.EMFILE, syscall.ENFILE} {
 		wantsUnavailable(t, w.receiveError(fmt.Errorf("spooling a body: %w", cause)))
 	}
 	other := errors.New("input/output error")

@@ -148,7 +148,7 @@ func (s *Store) receiveError(err error) error {
 		return fmt.Errorf("%w: %w", ErrDiskFull, err)
 	case errors.Is(err, eventlog.ErrBacklog):
 		return &Unavailable{Reason: "too much waits for the archive: a retry succeeds once it has drained", RetryAfter: 2 * retrySoon, Err: err}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+	case errors.Is(err, eventlog.ErrTooMany), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return &Unavailable{Reason: "the server has no room for the body now: nothing was stored", RetryAfter: 2 * retrySoon, Err: err}
 	}
 	return fmt.Errorf("receiving the body: %w", err)

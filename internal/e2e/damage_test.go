@@ -7,10 +7,12 @@ package e2e
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -255,6 +257,39 @@ func TestAnArchiveThatIsNotOursIsRefusedAndNotTouched(t *testing.T) {
 	must(t, os.Rename(w.path("own"), w.archivePath()))
 	s.start()
 	s.endsCleanly()
+}
+
+func TestInitAtTheArchiveOfAnotherLogTouchesNothing(t *testing.T) {
+	other := initialised(t)
+	tree := func() (all []string) {
+		must(t, filepath.WalkDir(other.archivePath(), func(path string, _ fs.DirEntry, err error) error {
+			all = append(all, path)
+			return err
+		}))
+		return all
+	}
+	for name, lost := range map[string][]string{
+		"whole": nil, "without its name": {"strandline.json"}, "without its name and its claims": {"strandline.json", "epoch"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, file := range lost {
+				must(t, os.RemoveAll(other.archivePath(file)))
+			}
+			before, files := tree(), describe(t, other.archivePath())
+			w := newWorld(t)
+			for _, more := range [][]string{nil, {"--single-writer"}} {
+				w.refused(2, []string{"another log"}, append([]string{"init", "--data", w.path("a"), "--archive", other.archive}, more...)...)
+			}
+			sameFiles(t, "the other archive", files, describe(t, other.archivePath()))
+			if now := tree(); !slices.Equal(before, now) {
+				t.Errorf("the other archive held %q, and now %q", before, now)
+			}
+			if _, err := os.Stat(w.path("a")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("a state directory was made: %v", err)
+			}
+			w.init() // with the right one
+		})
+	}
 }
 
 func TestAStateDirectoryInUseNamesThePid(t *testing.T) {

@@ -177,6 +177,46 @@ func TestWithoutItsBucketAStartServesReadsUntilItIsBack(t *testing.T) {
 	}
 }
 
+func TestWithAnArchiveThatIsReadOnlyAStartServesReadsUntilItTakesObjects(t *testing.T) {
+	t.Parallel()
+	w := initialised(t)
+	s := w.serve("a")
+	d := s.door("alice", "laptop")
+	d.create()
+	d.store("locks", []byte("a lock"))
+	block := d.store("data", []byte("here before"))
+	s.kill()
+	claims := len(contents(t, w.archivePath("epoch")))
+	s.wrap = ownMounts(t, `mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"`, w.archivePath())
+	must(t, s.launch())
+	eventually(t, "reads are served", func() error {
+		a, err := d.try(t.Context(), "GET", block, nil)
+		if err == nil && a.status != 200 {
+			err = fmt.Errorf("%d %s", a.status, a.body)
+		}
+		return err
+	})
+	body := []byte("not yet")
+	d.wants(503, "POST", named("data", body), body)
+	if s.ready() == nil {
+		t.Error("ready with an archive that takes nothing")
+	}
+	if out := w.ok("status", "--admin", s.admin); !strings.Contains(out, "takes no") || !strings.Contains(out, "read-only") {
+		t.Errorf("status says %s", out)
+	}
+	if !strings.Contains(s.printed(), "trying again") {
+		t.Error("nothing was logged of the tries")
+	}
+	s.inside("mount", "-o", "remount,bind,rw", w.archivePath())
+	s.awaitReady()
+	if now := len(contents(t, w.archivePath("epoch"))); now != claims+1 {
+		t.Errorf("it claimed %d epochs", now-claims)
+	}
+	d.store("data", []byte("here after"))
+	d.wants(200, "GET", block, nil)
+	s.endsCleanly()
+}
+
 func TestADirectoryArchiveThatIsNotMountedIsAwayAndNotMade(t *testing.T) {
 	t.Parallel()
 	w := initialised(t)

@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,24 @@ import (
 	"sync"
 	"testing"
 )
+
+func TestEachEventOfAnEpochIsPublishedTheFirstOneToo(t *testing.T) {
+	t.Parallel()
+	w := initialised(t)
+	s := w.newServer("a")
+	for range 5 { // what is written right at the start must not be missed now and then
+		s.start()
+		s.door("alice", "laptop").wants(200, "POST", "?create=true", nil)
+		eventually(t, "all is published", func() error {
+			status := s.status()
+			if events := status.Committed.Seq.Counter(); status.Feed.Published != uint64(events) {
+				return fmt.Errorf("%d of the epoch's %d events were published", status.Feed.Published, events)
+			}
+			return nil
+		})
+		s.endsCleanly()
+	}
+}
 
 // buildNATS builds the NATS server, of the version that the feed embeds, once.
 var buildNATS = sync.OnceValues(func() (string, error) {

@@ -147,5 +147,5 @@ type Barred struct {
 	ID      eventlog.Seq `json:"id"`
 	Since   eventlog.Seq `json:"since"` // the epoch_started that barred it
 	Reason  string       `json:"reason"`
-	Until   time.Time    `json:"until,omitzero"` // when the server lifts it by itself; zero: not by itself
+	Until   time.Time    `json:"until,omitzero"` // when the server deletes the old locks by itself: then the next lock ends the bar
 }

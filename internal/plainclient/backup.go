@@ -48,7 +48,7 @@ func (c *Client) Backup(ctx context.Context, dir string) (summary Summary, err e
 			err = errors.Join(err, fmt.Errorf("back up %s: %w", dir, rerr))
 		}
 	}()
-	if err := c.backupTree(session, dir, &summary); err != nil {
+	if err := c.backupTree(session, lock, dir, &summary); err != nil {
 		return summary, fmt.Errorf("back up %s: %w", dir, err)
 	}
 	return summary, nil
@@ -56,7 +56,7 @@ func (c *Client) Backup(ctx context.Context, dir string) (summary Summary, err e
 
 // backupTree stores data, then the index that names it, then the snapshot
 // that names the index: whatever is visible is complete.
-func (c *Client) backupTree(ctx context.Context, dir string, summary *Summary) error {
+func (c *Client) backupTree(ctx context.Context, lock *lock, dir string, summary *Summary) error {
 	start := time.Now().UTC()
 	known, err := c.loadKnown(ctx)
 	if err != nil {
@@ -82,6 +82,9 @@ func (c *Client) backupTree(ctx context.Context, dir string, summary *Summary) e
 		}
 	}
 	summary.Skipped, summary.StoredBlocks, summary.StoredBytes = skipped, filler.blocks, filler.bytes
+	if err := lock.check(ctx); err != nil {
+		return err
+	}
 	// A crash before this line leaves blocks that nothing names; after it the
 	// backup exists and survives.
 	if snapshot.ID, err = c.putJSON(ctx, "snapshots", snapshot); err != nil {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -193,7 +194,7 @@ func TestABackupSpeaksInTheOrderOfRestic(t *testing.T) {
 	want := []string{
 		"GET config", "POST ", "POST config",
 		"GET config", "GET locks/", "POST locks/*", "GET locks/", "GET data/", "GET index/",
-		"POST data/*", "POST index/*", "POST snapshots/*", "DELETE locks/*",
+		"POST data/*", "POST index/*", "GET locks/", "POST snapshots/*", "DELETE locks/*", // restic trusts its clock for the lock
 	}
 	if got := s.requests(); !slices.Equal(got, want) {
 		t.Errorf("requests:\n%q\nwant\n%q", got, want)
@@ -333,6 +334,25 @@ func TestACancelledBackupLeavesNoLockAndNoSnapshot(t *testing.T) {
 	}
 	if s.count("locks") != 0 || s.count("snapshots") != 0 {
 		t.Errorf("%d locks and %d snapshots are left", s.count("locks"), s.count("snapshots"))
+	}
+}
+
+func TestASessionWhoseLockIsGoneStoresNoSnapshot(t *testing.T) {
+	s, c := initialised(t)
+	s.set(nil, func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPost && strings.Contains(r.URL.Path, "/index/") { // it slept here, for longer than a bar
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			maps.DeleteFunc(s.blocks, func(key string, _ []byte) bool { return strings.HasPrefix(key, "locks/") })
+		}
+		return false
+	})
+	_, err := c.Backup(t.Context(), writeTree(t))
+	if err == nil || !strings.Contains(err.Error(), "lock is gone") || !strings.Contains(err.Error(), "begin again") {
+		t.Errorf("it says %v", err)
+	}
+	if s.count("snapshots") != 0 {
+		t.Error("it stored a snapshot all the same")
 	}
 }
 

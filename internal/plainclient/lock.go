@@ -32,8 +32,9 @@ type lock struct {
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 
-	name string // of the newest lock; owned by the renewing goroutine until done
-	err  error  // what ended the renewal, if not release; likewise
+	mu   sync.Mutex // held while a lock is replaced, and while it is looked at
+	name string     // of the newest lock; owned by mu
+	err  error      // what ended the renewal, if not release; owned by the renewing goroutine until done
 }
 
 // acquire stores a lock in restic's order (list, store, list again) and starts
@@ -84,7 +85,7 @@ func (c *Client) seesLock(ctx context.Context, name string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the server does not list lock %s, which it has just acknowledged", name)
+	return fmt.Errorf("the server does not list lock %s, which it has acknowledged", name)
 }
 
 // renew replaces the lock every refreshEvery until ctx ends.
@@ -107,6 +108,8 @@ func (l *lock) renew(ctx context.Context) error {
 // always one. The old one must still be there: if someone removed it, the
 // session is over.
 func (l *lock) replace(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err := l.client.seesLock(ctx, l.name); err != nil {
 		return fmt.Errorf("the session's lock is gone: %w", err)
 	}
@@ -117,6 +120,18 @@ func (l *lock) replace(ctx context.Context) error {
 	old := l.name
 	l.name = name
 	return l.client.remove(ctx, "locks", old)
+}
+
+// check says whether the session's lock is still there: what makes a backup
+// visible may only be sent under it. If a server was lost meanwhile, and what
+// this session sent with it, the lock is gone or about to be.
+func (l *lock) check(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.client.seesLock(ctx, l.name); err != nil {
+		return fmt.Errorf("the session's lock is gone, so what it has stored may be, too; begin again: %w", err)
+	}
+	return nil
 }
 
 // release ends the renewal and deletes the lock, also when ctx has ended (for

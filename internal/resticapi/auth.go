@@ -106,7 +106,8 @@ func (a *Auth) current() *userTable {
 }
 
 // verify returns the user whom the request's password proves, or a refusal:
-// 401, or 429 when too many failures came from its address.
+// 401, after a while when many failures came from its address, or 429 when too
+// many wait there already.
 func (a *Auth) verify(r *http.Request) (string, error) {
 	user, password, ok := r.BasicAuth()
 	if !ok || !userName.MatchString(user) {
@@ -133,12 +134,14 @@ func (a *Auth) verify(r *http.Request) (string, error) {
 // held up by the failures of others behind the same address.
 func (a *Auth) check(r *http.Request, users *userTable, user, password string, mark mark, known bool) error {
 	source := remoteSource(r.RemoteAddr)
+	var turn time.Duration
 	if !known {
-		if wait, ok := a.limit.admit(source, time.Now()); !ok {
-			return &refusal{status: http.StatusTooManyRequests, text: "too many wrong passwords from this address", retryAfter: wait}
+		var ok bool
+		if turn, ok = a.limit.admit(source, time.Now()); !ok {
+			return &refusal{status: http.StatusTooManyRequests, text: "too many wrong passwords from this address", retryAfter: turn}
 		}
 	}
-	right, err := a.hash(r.Context(), users, user, password)
+	right, err := a.hash(r.Context(), users, user, password, turn)
 	if !known {
 		a.limit.settle(source, time.Now(), right || err != nil)
 	}
@@ -153,8 +156,17 @@ func (a *Auth) check(r *http.Request, users *userTable, user, password string, m
 	return nil
 }
 
-// hash waits for a free processor.
-func (a *Auth) hash(ctx context.Context, users *userTable, user, password string) (bool, error) {
+// hash waits for the password's turn, and for a free processor.
+func (a *Auth) hash(ctx context.Context, users *userTable, user, password string, turn time.Duration) (bool, error) {
+	if turn > 0 {
+		timer := time.NewTimer(turn)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return false, fmt.Errorf("wait for the turn of the password of %s: %w", user, ctx.Err())
+		}
+	}
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()

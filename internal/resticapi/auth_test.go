@@ -39,10 +39,10 @@ func withAuth(t testing.TB, lines ...string) (func(*Config), *Auth) {
 }
 
 func TestBadOrMissingCredentialsAre401OnEveryPath(t *testing.T) {
-	auth, _ := withAuth(t, bcryptLine(t, "alice", "secret"), "bob:"+shaSecret+"\n")
-	d := openDoor(t, auth)
 	body := ""
 	for _, path := range []string{"/", repo, repo + "config", repo + "data/" + someID, "/nobody/x/", "/data/", "/alice//"} {
+		auth, _ := withAuth(t, bcryptLine(t, "alice", "secret"), "bob:"+shaSecret+"\n") // each with failures of its own
+		d := openDoor(t, auth)
 		for _, header := range []string{
 			"X-None: 1", "Authorization: Basic Og==", "Authorization: Basic %%%", "Authorization: Bearer abc",
 			basic("alice", ""), basic("alice", "Secret"), basic("nobody", "secret"), basic("bob", "wrong"), basic("a/b", "secret"),
@@ -51,9 +51,6 @@ func TestBadOrMissingCredentialsAre401OnEveryPath(t *testing.T) {
 				s.before = func(string, blockstore.Ref) error { t.Error("the store was asked"); return nil }
 			})
 			got := d.ask("GET", path, nil, header)
-			if got.status == 429 {
-				continue // the limit has its own test
-			}
 			if got.status != 401 || !strings.HasPrefix(got.header.Get("WWW-Authenticate"), "Basic ") {
 				t.Fatalf("%s with %q: %d %v", path, header, got.status, got.header)
 			}
@@ -259,10 +256,21 @@ func TestFailuresAreLimitedByAddress(t *testing.T) {
 				t.Fatalf("failure %d: %v", i, err)
 			}
 		}
-		before := hash.n.Load()
-		_, err := a.verify(request("alice", "again", "[2001:db8::ffff]:5"))
+		began := time.Now()
+		if _, err := a.verify(request("alice", "again", "[2001:db8::ffff]:5")); statusOf(err) != 401 || time.Since(began) < failureEvery {
+			t.Errorf("one more: %v after %v, want 401 when its turn has come", err, time.Since(began))
+		}
+		before, waiting := hash.n.Load(), make(chan error, int(longestTurn/failureEvery))
+		for i := range cap(waiting) {
+			go func() {
+				_, err := a.verify(request("alice", fmt.Sprint("waiting ", i), "[2001:db8::1]:5"))
+				waiting <- err
+			}()
+		}
+		synctest.Wait()
+		_, err := a.verify(request("alice", "and one more", "[2001:db8::ffff]:5"))
 		if r, ok := errors.AsType[*refusal](err); !ok || r.status != 429 || r.retryAfter <= 0 || hash.n.Load() != before {
-			t.Errorf("one more: %v, %d hashes", err, hash.n.Load()-before)
+			t.Errorf("one too many: %v, %d hashes", err, hash.n.Load()-before)
 		}
 		if _, err := a.verify(request("alice", "again", "[2001:db8:0:1::1]:5")); statusOf(err) != 401 {
 			t.Errorf("from elsewhere: %v", err)
@@ -270,6 +278,14 @@ func TestFailuresAreLimitedByAddress(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if _, err := a.verify(request("alice", "secret", "[2001:db8::1]:5")); err != nil {
 			t.Errorf("a password that is remembered: %v", err)
+		}
+		for range cap(waiting) {
+			if err := <-waiting; statusOf(err) != 401 {
+				t.Errorf("one that waited: %v", err)
+			}
+		}
+		if hashed := hash.n.Load() - before; hashed != int32(cap(waiting))+1 {
+			t.Errorf("%d hashes for %d that waited and one from elsewhere", hashed, cap(waiting))
 		}
 		time.Sleep(failureEvery)
 		if _, err := a.verify(request("alice", "again", "[2001:db8::1]:5")); statusOf(err) != 401 {
@@ -298,6 +314,31 @@ func TestARightPasswordIsNotHeldUpByOthersFailuresNorUsesThemUp(t *testing.T) {
 			if s := statusOf(err); s != 401 && s != 429 {
 				t.Fatal(err)
 			}
+		}
+		if _, err := a.verify(request("alice", "secret", "1.2.3.4:5")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestARightPasswordThatNobodyKnowsGoesInBehindAnAddressOfFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _, _ := countedAuth(t)
+		for i := range failureBurst + 3 {
+			if _, err := a.verify(request("bob", fmt.Sprint(i), "1.2.3.4:5")); statusOf(err) != 401 {
+				t.Fatalf("failure %d: %v", i, err)
+			}
+		}
+		gone, hangUp := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := a.verify(request("bob", "gone", "1.2.3.4:5").WithContext(gone))
+			left <- err
+		}()
+		synctest.Wait()
+		hangUp()
+		if err := <-left; statusOf(err) != 503 {
+			t.Errorf("one who hung up while it waited: %v", err)
 		}
 		if _, err := a.verify(request("alice", "secret", "1.2.3.4:5")); err != nil {
 			t.Error(err)

@@ -11,10 +11,14 @@ import (
 )
 
 // A source (an address; of IPv6 its /64) may fail this often at once, and then
-// once in failureEvery. restic before 0.17 tries a wrong password ten times.
+// once in failureEvery: passwords that nobody knows yet to be right wait for
+// their turn, and are then looked at, so a wrong one is 401 and a right one goes
+// in. Only those that would wait for longer than longestTurn are told to come
+// again. restic before 0.17 tries a wrong password ten times.
 const (
 	failureBurst = 20
 	failureEvery = 3 * time.Second
+	longestTurn  = 30 * time.Second
 	sweepEvery   = time.Minute
 )
 
@@ -34,9 +38,9 @@ func newFailureLimit() failureLimit {
 	return failureLimit{sources: map[netip.Prefix]*failures{}}
 }
 
-// admit says whether one more password may be tried, and if not, when. Every
-// admitted one must be settled.
-func (l *failureLimit) admit(source netip.Prefix, now time.Time) (wait time.Duration, ok bool) {
+// admit says how long one more password has to wait for its turn, and whether
+// it may. Every admitted one must be settled.
+func (l *failureLimit) admit(source netip.Prefix, now time.Time) (turn time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sweepLocked(now)
@@ -45,11 +49,13 @@ func (l *failureLimit) admit(source netip.Prefix, now time.Time) (wait time.Dura
 		f = &failures{left: rate.NewLimiter(rate.Every(failureEvery), failureBurst)}
 		l.sources[source] = f
 	}
-	if f.left.TokensAt(now)-float64(f.pending) < 1 {
-		return failureEvery, false
+	missing := 1 - (f.left.TokensAt(now) - float64(f.pending))
+	turn = max(0, time.Duration(missing*float64(failureEvery)))
+	if turn > longestTurn {
+		return turn, false
 	}
 	f.pending++
-	return 0, true
+	return turn, true
 }
 
 // settle ends an admitted try.
@@ -59,7 +65,7 @@ func (l *failureLimit) settle(source netip.Prefix, now time.Time, right bool) {
 	f := l.sources[source]
 	f.pending--
 	if !right {
-		f.left.AllowN(now, 1)
+		f.left.ReserveN(now, 1)
 	}
 }
 

@@ -36,6 +36,16 @@ func Need(t testing.TB, program string) string {
 	return path
 }
 
+// Lacks ends a test that cannot run here, for the reason that err says: it
+// skips, but where all tests are to run it fails.
+func Lacks(t testing.TB, what string, err error) {
+	t.Helper()
+	if All() {
+		t.Fatalf("needs %s, and all tests are to run: %v", what, err)
+	}
+	t.Skipf("needs %s: %v", what, err)
+}
+
 // onlyWithAll skips the test unless all tests are to run.
 func onlyWithAll(t testing.TB, program string) {
 	t.Helper()

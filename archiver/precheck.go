@@ -99,7 +99,7 @@ func (s *Start) checkDamage() error {
 // build does not know. A WAL that is about to be set aside has no such tail.
 func (s *Start) checkTail(ctx context.Context, objects []ObjectInfo) error {
 	if s.WAL.Damage() != nil {
-		return nil
+		return nil //nolint:nilerr // the damage is judged elsewhere
 	}
 	refusal := s.contiguous()
 	if refusal == nil {

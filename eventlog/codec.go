@@ -191,7 +191,7 @@ const (
 func (e *Event) decodeCommon(raw []byte) (size int, actor bool) {
 	for size < len(raw) {
 		rest := raw[size+1:]
-		n := 0
+		var n int
 		switch tag := raw[size]; tag {
 		case tagTime:
 			if n = 8; len(rest) >= n {

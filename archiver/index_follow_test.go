@@ -471,7 +471,7 @@ func TestWhatARecoveryReadsFollowsTheMetadata(t *testing.T) {
 		bucket := &metered{Bucket: h, h: h}
 		a := open(t, bucket)
 		*bucket = metered{Bucket: h, h: h}
-		entries, err := follow(t, a, eventlog.FirstSeq)
+		entries, err := followPacked(t, a, eventlog.FirstSeq)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 // written: otherwise it measures something that nobody has.
 func TestASyntheticArchiveHasTheIndexObjectsOfItsRuns(t *testing.T) {
 	for _, without := range []bool{false, true} {
-		archive := Archive{Events: 2044, Machines: 3, Objects: 511, Payload: 4, Seed: 1, NoIndex: without,
+		archive := Archive{Events: 2044, Machines: 3, Objects: 511, Payload: 16, Seed: 1, NoIndex: without,
 			Engine: kv.InMemory(slog.New(slog.DiscardHandler)), Scratch: t.TempDir()}
 		bucket := buckettest.NewMemory()
 		if _, err := archive.Write(t.Context(), bucket, "memory:", nil); err != nil {

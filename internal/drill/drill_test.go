@@ -240,7 +240,7 @@ func (c *checkpoints) List(context.Context) ([]recovery.Checkpoint, error) {
 
 func (c *checkpoints) Restore(_ context.Context, _ recovery.Checkpoint, dir string) error {
 	if c.damaged {
-		return errors.New("a file is cut short")
+		return fmt.Errorf("%w: a file is cut short", recovery.ErrUnfit)
 	}
 	for _, view := range c.live {
 		if err := view.Checkpoint(filepath.Join(dir, view.Name())); err != nil {

@@ -36,6 +36,7 @@ func (a *Archive) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[event
 func (a *Archive) FollowPacked(ctx context.Context, from eventlog.Seq) iter.Seq2[*eventlog.Packed, error] {
 	return func(yield func(*eventlog.Packed, error) bool) {
 		err := a.followMetadata(ctx, from, false, func(m *metadata) error {
+			m.packed.Explain = func(err error) error { return a.entryError(m, err) }
 			if !yield(m.packed, nil) {
 				return errStop
 			}
@@ -45,6 +46,14 @@ func (a *Archive) FollowPacked(ctx context.Context, from eventlog.Seq) iter.Seq2
 			yield(nil, fmt.Errorf("follow the archive from %v: %w", from, err))
 		}
 	}
+}
+
+// entryError says about which object err is, whose entries do not decode.
+func (a *Archive) entryError(m *metadata, err error) error {
+	if err = a.objectError(m.object, err); m.index == nil {
+		return err
+	}
+	return fmt.Errorf("%w (read from %s, which `strandline index verify` holds against the object)", err, m.index.Key())
 }
 
 // errStop says that the caller's loop has ended.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -205,6 +206,28 @@ func TestFollowingStopsAtADamagedObjectAfterAllThatStandsBefore(t *testing.T) {
 			t.Errorf("damage in ordinal %d: %v", ordinal, err)
 		}
 		expectEntries(t, entries, before(h.entries, ordinal))
+	}
+}
+
+// Entries that cannot be are found late, by who decodes them, and are told as
+// if they had been found at once.
+func TestEntriesThatCannotBeAreToldWithTheirObject(t *testing.T) {
+	h := newHistory(t, 3, 4)
+	key := archiver.Shipped(2).Key()
+	object, _ := h.Get(key)
+	trailer, err := eventlog.DecodeTrailer(object[len(object)-eventlog.TrailerSize:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	footer, err := eventlog.DecodeFooter(trailer, object[trailer.FooterOffset:trailer.FooterOffset+trailer.FooterSize])
+	if err != nil {
+		t.Fatal(err)
+	}
+	footer.Entries[0], footer.Entries[1] = footer.Entries[1], footer.Entries[0]
+	h.Set(key, eventlog.AppendMetadata(slices.Clone(object[:trailer.FooterOffset]), trailer, footer.Entries, nil, 0))
+	_, err = followPacked(t, open(t, h), eventlog.FirstSeq)
+	if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "restore this object") {
+		t.Errorf("got %v", err)
 	}
 }
 

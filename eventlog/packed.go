@@ -16,6 +16,9 @@ type Packed struct {
 	Trailer *Trailer
 	Cleaned []Range // seqs gone from the covered range, ascending
 	Horizon Seq     // history below it is incomplete; 0: nothing was ever cleaned
+	// Explain says of what is wrong with an entry where it was read and what to
+	// do; nil: nothing is added.
+	Explain func(error) error
 
 	entries []byte // of the decompressed footer
 	count   uint32
@@ -72,6 +75,9 @@ func (p *Packed) Follow(ctx context.Context, from Seq) iter.Seq2[Batch, error] {
 		batch := Batch{Entries: make([]Entry, 0, min(packedBatch, int(p.count))), Cleaned: p.Cleaned, Horizon: p.Horizon}
 		for r := p.reader(); ; {
 			more, err := p.fill(&batch, r, from)
+			if err != nil && p.Explain != nil {
+				err = p.Explain(err)
+			}
 			if err == nil {
 				err = context.Cause(ctx)
 			}

@@ -35,6 +35,12 @@ func (c *Claim) String() string {
 	return fmt.Sprintf("epoch %d, claimed by %s at %s (%s)", c.Epoch, c.Host, c.Time.UTC().Format(time.RFC3339), c.Cause)
 }
 
+// encode returns the claim as it is put.
+func (c *Claim) encode() ([]byte, error) {
+	text, err := json.MarshalIndent(c, "", "  ")
+	return append(text, '\n'), err
+}
+
 // ErrFenced says that another server owns the log now.
 var ErrFenced = errors.New("another server owns this log now")
 
@@ -155,14 +161,14 @@ type putter func(ctx context.Context, bucket Bucket, key string, body Body) erro
 // claim puts c. That c is there already is success; another writer's claim of
 // the epoch is ErrFenced and names it.
 func (a *Archive) claim(ctx context.Context, c *Claim, put putter) error {
-	text, err := json.MarshalIndent(c, "", "  ")
+	text, err := c.encode()
 	if err != nil {
 		return fmt.Errorf("claim epoch %d: %w", c.Epoch, err)
 	}
 	// The commit point of a start: a crash before it leaves an epoch that
 	// nobody has, or that this directory finds to be its own (its writer id was
 	// recorded before). After it no older server can get anything archived.
-	err = put(ctx, a.bucket, EpochKey(c.Epoch), BytesBody(append(text, '\n')))
+	err = put(ctx, a.bucket, EpochKey(c.Epoch), BytesBody(text))
 	if !errors.Is(err, ErrDifferent) {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -35,6 +36,7 @@ type Bucket struct {
 	root   string
 	opened fs.FileInfo // of root; another directory in its place is a disk that went away
 	failed atomic.Bool // a directory would not sync: nothing is sure any more
+	named  sync.Map    // directories below root, by path, whose names are known to be durable
 
 	syncName func(path string) error // syncName, but for tests
 }
@@ -125,11 +127,12 @@ func (b *Bucket) put(path string, body archiver.Body) error {
 		if _, gone := os.Stat(filepath.Dir(path)); !errors.Is(gone, fs.ErrNotExist) {
 			return err
 		}
+		b.named.Delete(filepath.Dir(path))
 	}
 }
 
 func (b *Bucket) putOnce(path string, body archiver.Body) error {
-	if err := durable.Mkdir(filepath.Dir(path), 0o700); err != nil {
+	if err := b.ensure(filepath.Dir(path)); err != nil {
 		return err
 	}
 	source, err := b.fileOf(filepath.Dir(path), body)
@@ -157,6 +160,25 @@ func (b *Bucket) putOnce(path string, body archiver.Body) error {
 		return fmt.Errorf("%w (an archive needs a file system with hard links)", err)
 	}
 	return b.sync(path)
+}
+
+// ensure makes dir, unless it is there, and makes its name durable, and those
+// of the directories above it: an object below a name that a crash takes away is
+// gone. Whoever made the directory may have been killed before the sync.
+func (b *Bucket) ensure(dir string) error {
+	if _, known := b.named.Load(dir); known {
+		return nil
+	}
+	if dir != b.root {
+		if err := b.ensure(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	if err := durable.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	b.named.Store(dir, nil)
+	return nil
 }
 
 // putCopy puts a file that cannot be linked from where it is.
@@ -271,6 +293,7 @@ func (b *Bucket) tidy(dir string) error {
 		if dir == b.root {
 			return nil
 		}
+		b.named.Delete(dir)
 		err := os.Remove(dir)
 		if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
 			return nil

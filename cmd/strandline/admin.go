@@ -182,7 +182,7 @@ func (a *app) logStatus(status *httpapi.Status, s *snapshot) {
 			Name: view.Name(), Version: view.Version(), Digest: digest.String(), Applied: httpapi.MarkAt(position, view.LastTime().UnixNano()),
 		}
 		v.Lag = lagBetween(s.log, position, committed).Lag
-		if err := a.views.runners[view.Name()].Err(); err != nil && s.serving != nil && s.mode != httpapi.ModeStopping {
+		if err := a.views.stopped(view.Name()); err != nil && s.serving != nil && s.mode != httpapi.ModeStopping {
 			v.Stopped = err.Error()
 		}
 		status.Views = append(status.Views, v)
@@ -257,7 +257,7 @@ func (a *app) storeStatus(status *httpapi.Status, s *snapshot) {
 		return
 	}
 	for _, bar := range bars {
-		since, _, err := a.views.machine.Barred(bar.Machine)
+		since, _, err := a.views.barred(bar.Machine)
 		if err != nil {
 			status.Warnings = append(status.Warnings, fmt.Sprintf("why %s is barred could not be found out: %v", bar.Path, err))
 		}
@@ -352,7 +352,7 @@ func (a *app) viewGauge(s *snapshot, view *projector.View, committed eventlog.Se
 	behind := lagBetween(s.log, view.Position(), committed)
 	return metrics.ViewState{
 		Name: view.Name(), Position: view.Position(), LagEvents: behind.Events, LagTime: seconds(behind.Seconds),
-		Stopped: a.views.runners[view.Name()].Err() != nil,
+		Stopped: a.views.stopped(view.Name()) != nil,
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -102,13 +103,19 @@ func (d *demo) setUp(client string) (err error) {
 	return nil
 }
 
-// freeAddress returns a loopback address that nothing listens on now.
+// freeAddress returns a loopback address that nothing listens on now. Its port
+// is none that the system gives to outgoing connections, so it is still free
+// when the server that was killed comes back to it, whatever the client dials
+// meanwhile.
 func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	var err error
+	for range 100 {
+		var ln net.Listener
+		if ln, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))); err == nil {
+			return ln.Addr().String(), ln.Close()
+		}
 	}
-	return ln.Addr().String(), ln.Close()
+	return "", fmt.Errorf("find a free port: %w", err)
 }
 
 func (d *demo) tearDown() error {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -98,7 +99,32 @@ lost with the machine.`,
 	return cmd
 }
 
+// sayNoEvents explains why nothing was printed: what is asked for is not
+// archived yet, or the log does not even reach there, which is an error but for
+// the event that comes next.
+func sayNoEvents(ctx context.Context, client *httpapi.Client, from eventlog.Seq) error {
+	status, err := client.Status(ctx)
+	if err != nil {
+		return asked(err)
+	}
+	if c := status.Committed; c != nil && from > c.Seq.Next() {
+		return usagef("--from %s: there is no such event yet, the log ends at %s; write an earlier one, or --follow to wait", from, c.Seq)
+	}
+	fmt.Fprintf(os.Stderr, "no event from %s on: archived up to %s, committed up to %s (--committed shows those that are not archived yet)\n",
+		from, known(status.Archived), known(status.Committed))
+	return nil
+}
+
+// known is a watermark as people write it.
+func known(mark *httpapi.Mark) string {
+	if mark == nil {
+		return "(not known)"
+	}
+	return mark.At
+}
+
 func printEvents(ctx context.Context, g *globals, client *httpapi.Client, query httpapi.EventQuery, out io.Writer) error {
+	printed := false
 	for line, err := range client.Events(ctx, query) {
 		if err != nil {
 			if query.Follow && ctx.Err() != nil {
@@ -117,6 +143,10 @@ func printEvents(ctx context.Context, g *globals, client *httpapi.Client, query 
 		if err != nil {
 			return fmt.Errorf("print an event: %w", err)
 		}
+		printed = true
+	}
+	if !printed && !query.Follow {
+		return sayNoEvents(ctx, client, query.From)
 	}
 	return nil
 }

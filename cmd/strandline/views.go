@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
@@ -28,6 +29,10 @@ type viewSet struct {
 	// progress is told how far CatchUp is; may be nil.
 	progress *progress.Progress
 
+	// mu guards what follows: a start throws views away and opens others while
+	// the admin door looks at them. Only the goroutine of the start changes them,
+	// so it needs mu for that alone.
+	mu      sync.Mutex
 	machine *projector.MachineView
 	block   *projector.BlockView
 	runners map[string]*projector.Runner // by the view's name
@@ -56,23 +61,28 @@ func (v *viewSet) path(name string) string { return filepath.Join(v.dir, name) }
 
 // open opens whatever view is not open.
 func (v *viewSet) open() error {
-	var err error
 	if v.machine == nil {
-		if v.machine, err = projector.OpenMachineView(v.engine, v.path(projector.Machines().Name()), v.use, v.log); err != nil {
+		machine, err := projector.OpenMachineView(v.engine, v.path(projector.Machines().Name()), v.use, v.log)
+		if err != nil {
 			return err
 		}
-		v.addRunner(v.machine.View)
+		v.add(machine.View, func() { v.machine = machine })
 	}
 	if v.block == nil {
-		if v.block, err = projector.OpenBlockView(v.engine, v.path(projector.Blocks().Name()), v.use, v.log); err != nil {
+		block, err := projector.OpenBlockView(v.engine, v.path(projector.Blocks().Name()), v.use, v.log)
+		if err != nil {
 			return err
 		}
-		v.addRunner(v.block.View)
+		v.add(block.View, func() { v.block = block })
 	}
 	return nil
 }
 
-func (v *viewSet) addRunner(view *projector.View) {
+// add takes in a view that was opened, and makes its runner.
+func (v *viewSet) add(view *projector.View, set func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	set()
 	if v.use != projector.ReadOnly {
 		v.runners[view.Name()] = projector.NewRunner(view, v.log)
 	}
@@ -80,6 +90,8 @@ func (v *viewSet) addRunner(view *projector.View) {
 
 // views lists the open views.
 func (v *viewSet) views() []*projector.View {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var views []*projector.View
 	if v.machine != nil {
 		views = append(views, v.machine.View)
@@ -88,6 +100,29 @@ func (v *viewSet) views() []*projector.View {
 		views = append(views, v.block.View)
 	}
 	return views
+}
+
+// barred returns the epoch_started that barred a machine, false when it is not
+// barred, or the view is not open now.
+func (v *viewSet) barred(machine eventlog.Seq) (eventlog.Seq, bool, error) {
+	v.mu.Lock()
+	view := v.machine
+	v.mu.Unlock()
+	if view == nil {
+		return 0, false, nil
+	}
+	return view.Barred(machine)
+}
+
+// stopped returns why a view has stopped, nil while it has not.
+func (v *viewSet) stopped(name string) error {
+	v.mu.Lock()
+	runner := v.runners[name]
+	v.mu.Unlock()
+	if runner == nil {
+		return nil
+	}
+	return runner.Err()
 }
 
 // positions returns where the views stand: what they applied was committed.
@@ -142,20 +177,23 @@ func holds(ctx context.Context, log eventlog.History, seq eventlog.Seq) (bool, e
 
 func (v *viewSet) discard(view *projector.View) error {
 	name := view.Name()
+	v.mu.Lock()
 	delete(v.runners, name)
-	var err error
 	if name == projector.Machines().Name() {
-		err, v.machine = v.machine.Close(), nil
+		v.machine = nil
 	} else {
-		err, v.block = v.block.Close(), nil
+		v.block = nil
 	}
-	if err != nil {
+	v.mu.Unlock()
+	if err := view.Close(); err != nil { // whoever still looks at it ends first
 		return fmt.Errorf("closing the %s view: %w", name, err)
 	}
 	return projector.Discard(v.engine, v.path(name))
 }
 
 func (v *viewSet) all() []*projector.Runner {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var all []*projector.Runner
 	for _, runner := range v.runners {
 		all = append(all, runner)
@@ -165,7 +203,7 @@ func (v *viewSet) all() []*projector.Runner {
 
 // err returns why a view has stopped, nil while none has.
 func (v *viewSet) err() error {
-	for _, runner := range v.runners {
+	for _, runner := range v.all() {
 		if err := runner.Err(); err != nil {
 			return err
 		}

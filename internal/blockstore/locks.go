@@ -47,12 +47,13 @@ func blockLock(id eventlog.Seq, ref Ref) lock {
 	return lock{name: lockName{machine: id, kind: ref.Kind, block: ref.Name}, exclusive: true}
 }
 
-// held is what a write has locked. It is let go when the write itself and
-// every event that it appended have released it.
+// held is what a write has locked, and the room that it has reserved. It is let
+// go when the write itself and every event that it appended have released it.
 type held struct {
-	table *lockTable
-	locks []lock
-	refs  atomic.Int32
+	table    *lockTable
+	locks    []lock
+	reserved *reservation // of a quota; set before the event is appended
+	refs     atomic.Int32
 }
 
 func (h *held) retain() { h.refs.Add(1) }
@@ -61,6 +62,7 @@ func (h *held) release() {
 	if h.refs.Add(-1) > 0 {
 		return
 	}
+	h.reserved.giveBack()
 	for _, l := range slices.Backward(h.locks) {
 		h.table.unlock(l)
 	}

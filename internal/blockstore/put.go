@@ -259,6 +259,9 @@ func (s *Store) appendStored(ctx context.Context, h *held, w *put) (eventlog.Seq
 		Type: eventlog.BlockStored, Account: w.machine.account, Machine: w.machine.id, Actor: w.actor,
 		Kind: w.ref.Kind, Block: w.ref.Bytes(), Length: w.body.Length, Checksum: w.body.Checksum, Reuses: reuses,
 	}
+	// Like the locks, the room belongs to the event from here on: until the views
+	// count the block, nobody else may have it, whether the client waits or not.
+	h.reserved, w.reserved = w.reserved, nil
 	if reuses != 0 {
 		return s.write(ctx, h, ev, nil)
 	}

@@ -71,3 +71,47 @@ func TestParallelPutsStayWithinTheQuota(t *testing.T) {
 		}
 	}
 }
+
+func TestAClientThatHangsUpDoesNotFreeTheRoomOfWhatItStored(t *testing.T) {
+	w := newWorld(t, Options{MaxSize: 10_000})
+	queued, goOn := make(chan struct{}), make(chan struct{})
+	w.intercept(func(ev eventlog.Event, body *eventlog.Body, real func(eventlog.Event, *eventlog.Body) promise) promise {
+		if ev.Length != 6000 {
+			return real(ev, body)
+		}
+		close(queued)
+		return slow{goOn, func() promise { return real(ev, body) }}
+	})
+	ctx, hangUp := context.WithCancel(t.Context())
+	content := bytesOf(1, 6000)
+	first := later(func() error {
+		return w.Put(ctx, "test", laptop, ref(eventlog.KindData, content), bytes.NewReader(content), 6000)
+	})
+	<-queued
+	hangUp()
+	wants(t, <-first, context.Canceled)
+	wants(t, w.put(eventlog.KindData, bytesOf(2, 5000)), ErrQuota) // the first is on its way still
+	close(goOn)
+	eventually(t, "the first block is stored", func() bool {
+		_, err := w.get(ref(eventlog.KindData, content))
+		return err == nil
+	})
+	eventually(t, "its reservation has ended", func() bool {
+		w.quota.mu.Lock()
+		defer w.quota.mu.Unlock()
+		return len(w.quota.reserved) == 0
+	})
+	wants(t, w.put(eventlog.KindData, bytesOf(2, 5000)), ErrQuota)
+	must(t, w.put(eventlog.KindData, bytesOf(3, 4000)))
+}
+
+// slow is a promise whose event reaches the log only when it may.
+type slow struct {
+	goOn <-chan struct{}
+	real func() promise
+}
+
+func (s slow) Wait() (eventlog.Seq, error) {
+	<-s.goOn
+	return s.real().Wait()
+}

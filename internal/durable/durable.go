@@ -65,13 +65,14 @@ func writeTemp(dir string, data []byte, perm fs.FileMode) (path string, err erro
 
 // Mkdir makes the directory path and those above it that are missing, and
 // fsyncs the parent of each one that it made. A directory that exists already
-// is no error, and is not synced.
+// is no error, and its parent is synced, too: who made it may have been killed
+// before that.
 func Mkdir(path string, perm fs.FileMode) error {
 	if info, err := os.Stat(path); err == nil {
 		if !info.IsDir() {
 			return fmt.Errorf("make directory %s: a file of that name exists", path)
 		}
-		return nil
+		return syncMade(filepath.Dir(path))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("make directory: %w", err)
 	}
@@ -86,6 +87,15 @@ func Mkdir(path string, perm fs.FileMode) error {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	return SyncDir(parent)
+}
+
+// syncMade syncs the parent of a directory that was found. One that we may not
+// even read is not where we, or an earlier process of ours, made a directory.
+func syncMade(parent string) error {
+	if err := SyncDir(parent); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
 }
 
 // Link gives the file old the further name path on the same file system,
@@ -127,12 +137,15 @@ func SyncDir(path string) error { return syncPath(path) }
 // SyncFile fsyncs the file path: its bytes, not its name.
 func SyncFile(path string) error { return syncPath(path) }
 
+// fsync is that of a file; a test's in tests.
+var fsync = (*os.File).Sync
+
 func syncPath(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(fsync(f), f.Close()); err != nil {
 		return fmt.Errorf("sync %s: %w", path, err)
 	}
 	return nil

@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -68,19 +69,46 @@ func withHistory(t *testing.T, random *rand.Rand) *world {
 	return w
 }
 
+// halfRecovered kills a recovery into the state directory name once that says
+// that it is being recovered.
+func (w *world) halfRecovered(name string, args ...string) {
+	w.t.Helper()
+	recovering := func() bool {
+		state, err := os.ReadFile(w.path(name, "state.json"))
+		return err == nil && bytes.Contains(state, []byte(`"phase":"recovering"`))
+	}
+	for range 20 {
+		must(w.t, os.RemoveAll(w.path(name)))
+		ctx, cut := context.WithTimeout(w.t.Context(), patience)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			for ctx.Err() == nil && !recovering() {
+				time.Sleep(time.Millisecond)
+			}
+			cut()
+		}()
+		w.runContext(ctx, args...)
+		cut()
+		<-watched
+		if recovering() {
+			return
+		}
+	}
+	w.t.Fatal("no recovery could be cut off half way")
+}
+
 func TestARecoveryThatIsKilledGoesOnAndComesToTheSameDigests(t *testing.T) {
 	random := newRandom(t)
 	w := withHistory(t, random)
 	var want recovery
 	length := timed(func() { want = w.recover("whole", 3) })
+	cuts := 0
 	for _, name := range []string{"b", "c", "d"} {
 		args := []string{"recover", "--data", w.path(name), "--archive", w.archive}
 		cut := w.killedRuns(random, 12, length, args...)
 		t.Logf("%s: %d runs were cut off", name, cut)
-		// What is half recovered is refused by everything else.
-		if cut == 12 {
-			w.refused(2, []string{"strandline recover"}, "serve", "--data", w.path(name), "--no-auth", "--hold", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-		}
+		cuts += cut
 		if r := w.run(args...); r.code != 0 && !strings.Contains(r.stderr, "already (ready)") {
 			t.Fatalf("the last recover: exit code %d: %s", r.code, r.stderr)
 		}
@@ -88,6 +116,17 @@ func TestARecoveryThatIsKilledGoesOnAndComesToTheSameDigests(t *testing.T) {
 		if strings.Count(out, "equal at seq") != 2 || !strings.Contains(out, want.Views[0].Digest) {
 			t.Errorf("%s: %s", name, out)
 		}
+	}
+	if cuts == 0 {
+		t.Error("no recovery was cut off")
+	}
+	// What is half recovered is refused by everything else, and recovered on.
+	args := []string{"recover", "--data", w.path("half"), "--archive", w.archive}
+	w.halfRecovered("half", args...)
+	w.refused(2, []string{"strandline recover"}, "serve", "--data", w.path("half"), "--no-auth", "--hold", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	w.ok(args...)
+	if out := w.ok("compare", w.path("whole"), w.path("half")); strings.Count(out, "equal at seq") != 2 {
+		t.Error(out)
 	}
 	b := w.serve("b")
 	if status := b.status(); status.Lossy {
@@ -102,13 +141,17 @@ func TestARebuildThatIsKilledHarmsNothing(t *testing.T) {
 	random := newRandom(t)
 	w := withHistory(t, random)
 	copyDir(t, w.path("a"), w.path("kept"))
+	cuts := 0
 	for _, view := range []string{"machine", "block"} {
 		length := timed(func() { w.ok("rebuild", "--data", w.path("a"), "--view", view) })
-		w.killedRuns(random, 12, length, "rebuild", "--data", w.path("a"), "--view", view)
+		cuts += w.killedRuns(random, 12, length, "rebuild", "--data", w.path("a"), "--view", view)
 		if out := w.ok("compare", w.path("kept"), w.path("a")); strings.Count(out, "equal at seq") != 2 {
 			t.Errorf("after a rebuild of the %s view was killed: %s", view, out)
 		}
 		w.ok("rebuild", "--data", w.path("a"), "--view", view)
+	}
+	if cuts == 0 {
+		t.Error("no rebuild was cut off")
 	}
 	if out := w.ok("compare", w.path("kept"), w.path("a")); strings.Count(out, "equal at seq") != 2 {
 		t.Error(out)

@@ -36,7 +36,7 @@ func (a *Archive) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[event
 func (a *Archive) FollowPacked(ctx context.Context, from eventlog.Seq) iter.Seq2[*eventlog.Packed, error] {
 	return func(yield func(*eventlog.Packed, error) bool) {
 		err := a.followMetadata(ctx, from, false, func(m *metadata) error {
-			m.packed.Explain = func(err error) error { return a.entryError(m, err) }
+			a.prepare(m)
 			if !yield(m.packed, nil) {
 				return errStop
 			}
@@ -48,12 +48,26 @@ func (a *Archive) FollowPacked(ctx context.Context, from eventlog.Seq) iter.Seq2
 	}
 }
 
-// entryError says about which object err is, whose entries do not decode.
-func (a *Archive) entryError(m *metadata, err error) error {
-	if err = a.objectError(m.object, err); m.index == nil {
-		return err
+// prepare says what to do when an entry does not decode, which is found out
+// late: ask the object itself, if it was an index object that said so.
+func (a *Archive) prepare(m *metadata) {
+	m.packed.Explain = func(err error) error { return a.objectError(m.object, err) }
+	if m.index == nil {
+		return
 	}
-	return fmt.Errorf("%w (read from %s, which `strandline index verify` holds against the object)", err, m.index.Key())
+	index, upto := *m.index, m.trailer.Last
+	m.packed.Again = func(ctx context.Context) (*eventlog.Packed, error) {
+		a.warnOfIndex(index, fmt.Errorf("%w: entries of %v do not decode", ErrIndexUnusable, m.object))
+		trailer, c, err := a.ownMetadata(ctx, m.object, tailSize, false, func(*eventlog.Trailer) error { return nil })
+		if err != nil {
+			return nil, err
+		}
+		if trailer.Last != upto {
+			return nil, a.objectError(m.object, blameIndex(&index, fmt.Errorf("%w: it ends at %v, not at %v", eventlog.ErrObjectDamaged, trailer.Last, upto)))
+		}
+		c.packed.Explain = m.packed.Explain
+		return c.packed, nil
+	}
 }
 
 // errStop says that the caller's loop has ended.

@@ -40,12 +40,27 @@ func followPacked(t *testing.T, a *archiver.Archive, from eventlog.Seq) ([]event
 		if err != nil {
 			return entries, err
 		}
-		for batch, err := range packed.Follow(t.Context(), from) {
-			if err != nil {
-				return entries, err
+		part, err := unpack(t.Context(), packed, from)
+		if errors.Is(err, eventlog.ErrObjectDamaged) && packed.Again != nil {
+			if packed, err = packed.Again(t.Context()); err == nil {
+				part, err = unpack(t.Context(), packed, from)
 			}
-			entries = append(entries, batch.Entries...)
 		}
+		if err != nil {
+			return entries, err
+		}
+		entries = append(entries, part...)
+	}
+	return entries, nil
+}
+
+func unpack(ctx context.Context, packed *eventlog.Packed, from eventlog.Seq) ([]eventlog.Entry, error) {
+	var entries []eventlog.Entry
+	for batch, err := range packed.Follow(ctx, from) {
+		if err != nil {
+			return entries, err
+		}
+		entries = append(entries, batch.Entries...)
 	}
 	return entries, nil
 }

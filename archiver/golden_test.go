@@ -5,7 +5,6 @@ package archiver_test
 import (
 	"bytes"
 	"context"
-	"flag"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -17,13 +16,11 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
-
 // golden compares got with a file of testdata, whose bytes it returns.
 func golden(t *testing.T, name string, got []byte) []byte {
 	t.Helper()
 	path := filepath.Join("testdata", name)
-	if *update {
+	if *archiver.Update {
 		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
 		}

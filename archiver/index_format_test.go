@@ -18,7 +18,8 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+// Update says that golden files are to be written anew.
+var Update = flag.Bool("update", false, "write the golden files anew")
 
 var goldenLog = eventlog.ID{0xaa, 1}
 
@@ -67,7 +68,7 @@ func goldenTrailer(ordinal uint64, footer []byte) *eventlog.Trailer {
 func TestGoldenIndexObject(t *testing.T) {
 	info, data := goldenIndex(t)
 	path := filepath.Join("testdata", "index.object")
-	if *update {
+	if *Update {
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -19,6 +19,9 @@ type Packed struct {
 	// Explain says of what is wrong with an entry where it was read and what to
 	// do; nil: nothing is added.
 	Explain func(error) error
+	// Again reads the footer once more, from where it cannot be wrong by
+	// another's fault, when an entry does not decode; nil: there is no such place.
+	Again func(context.Context) (*Packed, error)
 
 	entries []byte // of the decompressed footer
 	count   uint32
@@ -62,6 +65,9 @@ func (p *Packed) UpTo(last Seq) *Packed {
 	cut.upto = last
 	return &cut
 }
+
+// Upto returns the last event that p is cut at, 0 when it is not.
+func (p *Packed) Upto() Seq { return p.upto }
 
 // packedBatch is how many entries Follow decodes at once: they stay in the
 // cache of the core that decodes and uses them.

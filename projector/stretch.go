@@ -4,6 +4,7 @@ package projector
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"runtime"
 	"sync"
@@ -60,6 +61,23 @@ type noted struct {
 func (s *stretch) run(ctx context.Context) {
 	defer close(s.done)
 	s.err = project(ctx, s.part.source, s.lanes...)
+	if packed, ok := s.part.source.(*eventlog.Packed); ok && packed.Again != nil && errors.Is(s.err, eventlog.ErrObjectDamaged) {
+		s.err = s.runAgain(ctx, packed)
+	}
+}
+
+// runAgain gathers the events out of another copy of their footer.
+func (s *stretch) runAgain(ctx context.Context, packed *eventlog.Packed) error {
+	again, err := packed.Again(ctx)
+	if err != nil {
+		return err
+	}
+	s.part.source = again.UpTo(packed.Upto())
+	for i, l := range s.lanes {
+		s.gathered[i].reset()
+		l.position, l.time, l.gone = s.begin[i], 0, s.before.lend()
+	}
+	return project(ctx, s.part.source, s.lanes...)
 }
 
 // cutting cuts what a source yields into stretches.

@@ -113,7 +113,10 @@ func (st *resticStory) underFire(s *session, atMost time.Duration) string {
 	for range 3 {
 		select {
 		case <-s.ended:
-			return s.succeeds()
+			if s = s.opened(); !s.runs() {
+				return s.succeeds()
+			}
+			continue
 		case <-time.After(time.Duration(st.random.Int64N(int64(atMost)))):
 		}
 		st.server.kill()
@@ -122,7 +125,8 @@ func (st *resticStory) underFire(s *session, atMost time.Duration) string {
 		}
 		st.server.start()
 	}
-	return s.succeeds()
+	<-s.ended
+	return s.opened().succeeds()
 }
 
 func (st *resticStory) backup(fire bool) {

@@ -37,6 +37,7 @@ func newRestic(t *testing.T, url string, env []string) *restic {
 // session is one run of restic.
 type session struct {
 	*restic
+	dir         string
 	args        []string
 	cmd         *exec.Cmd
 	ended       chan struct{} // closed when it has been waited for
@@ -65,7 +66,7 @@ func (o *output) String() string {
 // test ends.
 func (r *restic) begin(dir string, args ...string) *session {
 	r.t.Helper()
-	s := &session{restic: r, args: args, ended: make(chan struct{})}
+	s := &session{restic: r, dir: dir, args: args, ended: make(chan struct{})}
 	s.cmd = exec.CommandContext(context.Background(), r.program, args...)
 	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = dir, r.env, &s.out, &s.stderr
 	must(r.t, s.cmd.Start())
@@ -91,6 +92,17 @@ func (s *session) runs() bool {
 	default:
 		return true
 	}
+}
+
+// opened returns s, or, when the server was away just as restic opened its
+// repository, which is what it tries only once, the same run begun anew.
+func (s *session) opened() *session {
+	s.t.Helper()
+	said := s.stderr.String()
+	if s.runs() || s.cmd.ProcessState.Success() || !strings.Contains(said, "unable to open config file") || !strings.Contains(said, "connection refused") {
+		return s
+	}
+	return s.begin(s.dir, s.args...)
 }
 
 // succeeds waits for restic, which must end with code 0, and returns what it

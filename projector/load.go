@@ -228,6 +228,7 @@ func (l *Load) gather(ctx context.Context, source Source, sites []*site) error {
 		if err := take(ctx, s, sites); err != nil {
 			return err
 		}
+		c.release(s)
 	}
 	if err := ctx.Err(); err != nil { // a source may just end then
 		return &sourceError{sites[0].projector.Name(), sites[0].view.Position(), context.Cause(ctx)}

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"sync"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/strandline-project/strandline/eventlog"
 )
 
@@ -31,6 +33,7 @@ type stretch struct {
 	lanes    []*lane        // of the views
 	begin    []eventlog.Seq // where they begin
 	gathered []gathering
+	weight   int64         // of cutting.memory, held until it is taken in
 	err      error         // set before done is closed
 	done     chan struct{} // closed when the events are gathered
 }
@@ -41,6 +44,7 @@ type part struct {
 	cleaned []eventlog.Range
 	horizon eventlog.Seq
 	last    eventlog.Seq // that it covers
+	size    int64        // bytes of the events, about
 }
 
 // gathering is what a stretch does to a view: the sink of its lane, and what
@@ -87,6 +91,7 @@ type cutting struct {
 	sites   []*site
 	queue   chan *stretch // in the order of the events
 	slots   chan struct{} // one for each stretch that is being gathered
+	memory  *semaphore.Weighted
 	running *sync.WaitGroup
 
 	before eventlog.Seq // the last event that the parts so far cover
@@ -96,8 +101,19 @@ type cutting struct {
 func newCutting(source Source, upto eventlog.Seq, sites []*site, running *sync.WaitGroup) *cutting {
 	cores := runtime.GOMAXPROCS(0)
 	return &cutting{source: source, upto: upto, sites: sites, running: running,
-		queue: make(chan *stretch, cores), slots: make(chan struct{}, cores)}
+		queue: make(chan *stretch, cores), slots: make(chan struct{}, cores), memory: semaphore.NewWeighted(stretchMemory)}
 }
+
+// stretchMemory bounds the stretches under way, on however many cores: bytes
+// of their events, and as many again for what they gather. A single larger one
+// goes alone.
+const (
+	stretchMemory = 128 << 20
+	eventSize     = 128 // bytes of an event that was decoded already, about
+)
+
+// release gives back what a stretch that was taken in held.
+func (c *cutting) release(s *stretch) { c.memory.Release(s.weight) }
 
 // run cuts until the source ends, fails, or ctx ends. That it fails is the
 // last stretch.
@@ -121,7 +137,13 @@ func (c *cutting) run(ctx context.Context) {
 
 // begin starts the gathering of s; false when ctx has ended.
 func (c *cutting) begin(ctx context.Context, s *stretch) bool {
-	s.before = c.gone.lend()
+	// In the order of the events: the one that is taken in next never waits for
+	// what a later one holds.
+	weight := min(2*s.part.size, stretchMemory)
+	if c.memory.Acquire(ctx, weight) != nil {
+		return false
+	}
+	s.weight, s.before = weight, c.gone.lend()
 	for _, site := range c.sites {
 		l := &lane{projector: site.projector, settled: func() {}, gone: s.before.lend(), position: max(c.before, site.begin)}
 		g := site.gathering()
@@ -164,7 +186,7 @@ func (c *cutting) parts(ctx context.Context) iter.Seq2[part, error] {
 	}
 	return func(yield func(part, error) bool) {
 		for batch, err := range source.Follow(ctx, c.from()) {
-			p := part{source: one(batch), cleaned: batch.Cleaned, horizon: batch.Horizon, last: batch.Last()}
+			p := part{source: one(batch), cleaned: batch.Cleaned, horizon: batch.Horizon, last: batch.Last(), size: int64(len(batch.Entries)) * eventSize}
 			if n := len(batch.Cleaned); n > 0 {
 				p.last = max(p.last, batch.Cleaned[n-1].Last)
 			}
@@ -185,7 +207,7 @@ func (c *cutting) packedParts(ctx context.Context, source PackedSource) iter.Seq
 			if c.upto != 0 && packed.Trailer.First > c.upto {
 				return
 			}
-			if !yield(part{packed.UpTo(c.upto), packed.Cleaned, packed.Horizon, packed.Trailer.Last}, nil) {
+			if !yield(part{packed.UpTo(c.upto), packed.Cleaned, packed.Horizon, packed.Trailer.Last, int64(packed.Trailer.FooterRawSize)}, nil) {
 				return
 			}
 		}

@@ -2,7 +2,10 @@
 
 package eventlog
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // admission is the room that the limits have promised to one body: its payload
 // on the disk and in the backlog, and its spool file. Promised room is nobody
@@ -92,6 +95,9 @@ func (a *admission) giveBack() {
 	defer l.mu.Unlock()
 	l.promised -= a.payload + a.spool
 	l.spooled -= a.spooled
+	if a.spooled > 0 {
+		l.asked = time.Time{} // the disk has more room than it said, and is asked again
+	}
 	if !a.urgent {
 		l.coming -= a.payload
 	}

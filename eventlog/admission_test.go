@@ -54,8 +54,9 @@ func TestBodiesThatComeTogetherAreNotAllLetInForTheSameRoom(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { // the disk is asked once
+			synctest.Test(t, func(t *testing.T) { // no time passes: the disk is not asked by the clock
 				l := limitsOn(tt.free, gib, Limits{MaxBacklog: tt.backlog, DiskFloor: 100 * mib})
+				l.free = func(string) (int64, int64, error) { return tt.free - l.spooled, gib, nil } // called with mu held
 				m := newMemory(t, tt.memory)
 				bodies, refusals := receiveTogether(t, l, m, mib, tt.declared)
 				for _, err := range refusals {

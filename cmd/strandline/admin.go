@@ -47,7 +47,8 @@ func (a *app) snapshot() snapshot {
 	if s.stopped == nil && s.log != nil && errors.Is(s.log.Err(), eventlog.ErrPoisoned) {
 		s.stopped = s.log.Err()
 	}
-	if s.mode == httpapi.ModeServing && s.stopped != nil {
+	begun := s.mode == httpapi.ModeServing || s.mode == httpapi.ModeStarting && s.serving != nil
+	if begun && s.stopped != nil {
 		s.mode, s.reason = httpapi.ModePoisoned, s.stopped.Error()
 	}
 	return s

@@ -82,7 +82,7 @@ digests, checkpoints and index objects costs while blocks are stored. It prints
 each figure with the goal that it is held to. Nothing else should run meanwhile.`,
 		Example: "  strandline bench recover --events 1000000\n  strandline bench recover --events 10000000 --large 100000000 --minio /usr/local/bin/minio --dir /mnt/disk",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b.archive.Objects = max(b.archive.Objects, 1+b.archive.Events/1000)
+			b.archive.Objects = max(b.archive.Objects, 1+b.archive.Events/5000)
 			if err := b.archive.Check(); err != nil {
 				return usagef("%v: write --events 1000000 --machines 10", err)
 			}
@@ -93,7 +93,7 @@ each figure with the goal that it is held to. Nothing else should run meanwhile.
 	f := cmd.Flags()
 	f.IntVar(&b.archive.Events, "events", 1_000_000, "events in the archive")
 	f.IntVar(&b.archive.Machines, "machines", 10, "machines they belong to")
-	f.IntVar(&b.archive.Objects, "objects", 0, "objects that they lie in (0: one for 1,000 events)")
+	f.IntVar(&b.archive.Objects, "objects", 0, "objects that they lie in (0: one for 5,000 events, as of a server that stores 1,000 blocks a second)")
 	f.IntVar(&b.large, "large", 0, "events of a second archive, to see how the rate holds (0: none)")
 	f.StringVar(&b.minio, "minio", "", "MinIO program to start for the archive (default: a directory archive)")
 	f.StringVar(&b.dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")

@@ -235,6 +235,9 @@ func (w *world) untilDone(rng *rand.Rand, opts recovery.Options, kill, gone stri
 	w.t.Helper()
 	for lives := 0; ; lives++ {
 		p := &process{Engine: w.engine, kill: kill, left: deadline(rng, kill), done: rng.IntN(2) == 0}
+		if kill == "engine step" && rng.IntN(2) == 0 { // those that many others hide
+			p.only, p.left = []string{"ingest", "flush", "move", "remove"}[rng.IntN(4)], rng.IntN(2)
+		}
 		if lives == 3 || lives > 0 && rng.IntN(2) == 0 {
 			p.kill = "none"
 		}
@@ -309,6 +312,7 @@ var errKilled = errors.New("killed")
 type process struct {
 	projector.Engine
 	kill string // the kind of calls that are counted
+	only string // and their name; "": any
 	done bool   // the last call is done
 
 	mu   sync.Mutex
@@ -345,7 +349,7 @@ func (p *process) run(w *world, opts recovery.Options, gone string) (*recovery.R
 func (p *process) step(kind, name string, do func() error) error {
 	p.mu.Lock()
 	dead := p.died
-	if !dead && kind == p.kill {
+	if !dead && kind == p.kill && (p.only == "" || p.only == name) {
 		p.left--
 		p.died = p.left < 0
 	}

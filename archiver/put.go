@@ -153,10 +153,16 @@ func permanent(err error) error { return backoff.Permanent(err) }
 // retry calls op until it succeeds, says something for certain (ErrNotFound,
 // ErrExists or a permanent error), ctx ends, or limit has passed (0: no
 // limit). The last error of op is always in the error returned.
+//
+// A pause is never long beside the limit: one that would end after it is not
+// made, and op would be given up long before its time.
 func retry(ctx context.Context, limit time.Duration, op func() error) error {
 	var last error
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = 100*time.Millisecond, 10*time.Second
+	if limit > 0 {
+		pauses.MaxInterval = min(pauses.MaxInterval, limit/10)
+	}
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		last = op()
 		if errors.Is(last, ErrNotFound) || errors.Is(last, ErrExists) {

@@ -56,7 +56,13 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), bucket: buckettest.NewMemory(), engine: kv.OnDisk(quiet), changed: make(chan struct{}),
+	return newWorldOn(t, seed, kv.OnDisk(quiet))
+}
+
+// newWorldOn has its views in engine. Only those on disk can be copied.
+func newWorldOn(t *testing.T, seed uint64, engine *kv.Engine) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), bucket: buckettest.NewMemory(), engine: engine, changed: make(chan struct{}),
 		clock: clockwork.NewFakeClockAt(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))}
 	var err error
 	w.machines, err = projector.OpenMachineView(w.engine, w.path("views", "machine"), projector.Live, quiet)

@@ -84,9 +84,11 @@ func (g *ground) background(err error) {
 // leave lets compactions that wait since the failure end.
 func (g *ground) leave() { g.leaving.Do(func() { close(g.left) }) }
 
-// vital reports whether Pebble panics when a write to the file fails.
+// vital reports whether Pebble panics when a write to the file fails, or, for
+// what it writes last when it opens a store, leaves a goroutine behind.
 func vital(base string) bool {
-	return strings.HasSuffix(base, ".log") || strings.HasPrefix(base, "MANIFEST-") || strings.HasPrefix(base, "marker.")
+	return strings.HasSuffix(base, ".log") || strings.HasSuffix(base, ".dbtmp") ||
+		strings.HasPrefix(base, "MANIFEST-") || strings.HasPrefix(base, "marker.")
 }
 
 // flushing is what Pebble names the files that it flushes to.
@@ -186,10 +188,17 @@ func (g *ground) RemoveAll(name string) error {
 
 // Rename renames a file, unless the ground is closed.
 func (g *ground) Rename(from, to string) error {
-	if err := g.err(); err != nil {
-		return err
+	if g.err() == nil {
+		err := g.FS.Rename(from, to)
+		if err == nil || !vital(g.PathBase(from)) {
+			return err
+		}
+		g.fail(err)
 	}
-	return g.FS.Rename(from, to)
+	if vital(g.PathBase(from)) {
+		return nil
+	}
+	return g.err()
 }
 
 // Link links a file, unless the ground is closed.

@@ -72,6 +72,13 @@ func (d *fullDisk) OpenDir(name string) (vfs.File, error) {
 	return fullFile{file, d}, err
 }
 
+func (d *fullDisk) Rename(from, to string) error {
+	if err := d.write(); err != nil {
+		return err
+	}
+	return d.FS.Rename(from, to)
+}
+
 func (d *fullDisk) Link(from, to string) error {
 	return errors.Join(d.write(), d.FS.Link(from, to))
 }

@@ -83,3 +83,56 @@ func (w *world) recoverOnSmallDisk(size int) (code int, last string, then recove
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return code, lines[len(lines)-1], then
 }
+
+// The views are on a disk of their own, which fills: the view stops, writes
+// are refused, reads go on, and the log has all that was acknowledged. With
+// room, the next start goes on.
+func TestAServerWhoseViewsDiskIsFullServesReadsUntilThereIsRoom(t *testing.T) {
+	t.Parallel()
+	w := initialised(t)
+	s := w.newServer("a")
+	must(t, os.MkdirAll(w.path("a", "views"), 0o700))
+	s.wrap = ownMounts(t, `
+		mount -t tmpfs -o size=384k tmpfs "$0"
+		exec "$@"`, w.path("a", "views"))
+	s.start()
+	d := s.door("alice", "laptop")
+	d.create()
+	d.store("locks", []byte("a lock"))
+	var stored []string
+	var refused answer
+	for n := 0; refused.status == 0; n++ {
+		if n == 20_000 {
+			t.Fatal("20,000 rows fit on a disk of 384 KiB")
+		}
+		body := fmt.Appendf(nil, "block %d", n)
+		if a := d.do("POST", named("data", body), body); a.status == 200 {
+			stored = append(stored, named("data", body))
+		} else {
+			refused = a
+		}
+	}
+	if refused.status != 503 {
+		t.Fatalf("after %d blocks: %d %s", len(stored), refused.status, refused.body)
+	}
+	eventually(t, "the status says why", func() error {
+		if text := fmt.Sprintf("%+v", s.status()); !strings.Contains(text, "no space left on device") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	d.wants(200, "GET", stored[0], nil)
+	d.wants(200, "GET", stored[len(stored)-1], nil)
+	if lines := strings.Count(s.printed(), "no space left on device"); lines > 40 {
+		t.Errorf("%d lines say it:\n%s", lines, s.printed())
+	}
+	s.stop()
+	s.wrap = nil
+	s.start()
+	d = s.door("alice", "laptop")
+	for _, path := range stored {
+		d.wants(200, "GET", path, nil)
+	}
+	d.store("locks", []byte("another lock"))
+	s.endsCleanly()
+}

@@ -68,6 +68,7 @@ func (e *Engine) Open(dir string, use projector.Use) (projector.Store, error) {
 	s.options = s.optionsFor(use)
 	db, err := pebble.Open(dir, s.options)
 	if err != nil {
+		s.ground.leave()
 		err = s.outcome(classify(err))
 		if use != projector.ReadOnly && errors.Is(err, fs.ErrNotExist) { // a file of the store: its directory was made
 			err = fmt.Errorf("%w: %w", projector.ErrUnusable, err)

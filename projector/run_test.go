@@ -5,13 +5,17 @@ package projector
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // someChange is a change of each kind, with keys of all lengths.
@@ -144,4 +148,18 @@ func FuzzJournal(f *testing.F) {
 	f.Add([]byte(`{"sum":1,"journal":{"format":1}}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(_ *testing.T, raw []byte) { decodeJournal(raw) })
+}
+
+// What finds no room says so, through all that wraps it.
+func TestARunOnAFullDiskSaysSo(t *testing.T) {
+	const full = "/dev/full"
+	if _, err := os.Stat(full); err != nil {
+		testkit.Lacks(t, "a device that is always full", err)
+	}
+	b, part, c := newRunBuffer(), newRecordBuffer(), Changes{}
+	part.add(1, &c, someChange(rand.New(rand.NewPCG(1, 1)), &c))
+	b.join(part)
+	if _, err := writeRun(full, b); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got %v", err)
+	}
 }

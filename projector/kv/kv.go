@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"path"
 	"strings"
 
@@ -62,27 +63,33 @@ func (e *Engine) Open(dir string, use projector.Use) (projector.Store, error) {
 			return nil, fmt.Errorf("make the view's directory %s: %w", dir, err)
 		}
 	}
-	options := e.options(dir, use)
-	db, err := pebble.Open(dir, options)
+	log := e.log.With("store", dir)
+	s := &store{ground: newGround(e.fs, dir, log), log: log, dir: dir, readOnly: use == projector.ReadOnly, compacted: make(chan struct{}, 1)}
+	s.options = s.optionsFor(use)
+	db, err := pebble.Open(dir, s.options)
 	if err != nil {
-		err = classify(err)
+		s.ground.leave()
+		err = s.outcome(classify(err))
 		if use != projector.ReadOnly && errors.Is(err, fs.ErrNotExist) { // a file of the store: its directory was made
 			err = fmt.Errorf("%w: %w", projector.ErrUnusable, err)
 		}
 		return nil, fmt.Errorf("open the view's store in %s: %w", dir, err)
 	}
-	return &store{db: db, fs: e.fs, options: options, dir: dir, readOnly: use == projector.ReadOnly}, nil
+	s.db = db
+	if s.ground.err() != nil { // Pebble does not know: see ground
+		return nil, fmt.Errorf("open the view's store in %s: %w", dir, s.Close())
+	}
+	return s, nil
 }
 
-func (e *Engine) options(dir string, use projector.Use) *pebble.Options {
-	log := e.log.With("store", dir)
-	listener := events(log)
+func (s *store) optionsFor(use projector.Use) *pebble.Options {
+	listener := s.events()
 	options := &pebble.Options{
-		FS: e.fs, CacheSize: cacheSize, FormatMajorVersion: format,
+		FS: s.ground, CacheSize: cacheSize, FormatMajorVersion: format,
 		MemTableSize: liveMemTable, MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold: 4, L0StopWritesThreshold: 24,
+		L0CompactionThreshold: 4, L0StopWritesThreshold: math.MaxInt32, // see awaitCompaction
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
-		Logger:                     logger{log}, EventListener: &listener,
+		Logger:                     logger{s.log}, EventListener: &listener,
 		ReadOnly: use == projector.ReadOnly, ErrorIfNotExists: use == projector.ReadOnly,
 	}
 	if use == projector.Bulk || use == projector.Amend {

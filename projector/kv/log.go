@@ -24,15 +24,23 @@ func (l logger) Fatalf(format string, args ...any) {
 }
 
 // events keeps what an operator needs of Pebble's events.
-func events(log *slog.Logger) pebble.EventListener {
+func (s *store) events() pebble.EventListener {
+	log := s.log
 	listener := pebble.EventListener{
-		BackgroundError: func(err error) { log.Error("background work of a view's store failed", "err", err) },
+		BackgroundError: s.ground.background,
+		FlushEnd:        func(pebble.FlushInfo) { s.flushed.Store(true) },
+		CompactionEnd: func(pebble.CompactionInfo) {
+			select {
+			case s.compacted <- struct{}{}:
+			default:
+			}
+		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			log.Error("a view's store is damaged; discard the view and project it again", "what", info.String())
 		},
 		DiskSlow: func(info pebble.DiskSlowInfo) { log.Warn("slow disk under a view", "what", info.String()) },
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
-			log.Warn("writes to a view wait for its compaction", "reason", info.Reason)
+			log.Warn("writes to a view wait for its flush", "reason", info.Reason)
 		},
 		WriteStallEnd: func() { log.Info("writes to a view go on") },
 		LowDiskSpace: func(info pebble.LowDiskSpaceInfo) {

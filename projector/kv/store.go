@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/strandline-project/strandline/projector"
 )
@@ -18,10 +19,23 @@ import (
 // store is one Pebble database.
 type store struct {
 	db       *pebble.DB
-	fs       vfs.FS
+	ground   *ground
 	options  *pebble.Options
+	log      *slog.Logger
 	dir      string // for errors
 	readOnly bool
+
+	flushed   atomic.Bool   // since awaitCompaction looked
+	compacted chan struct{} // holds one
+}
+
+// outcome is err, or, when the store has failed, why: Pebble may know nothing
+// of it.
+func (s *store) outcome(err error) error {
+	if failed := s.ground.err(); failed != nil {
+		return failed
+	}
+	return err
 }
 
 func (s *store) Get(into, key []byte) ([]byte, bool, error) {
@@ -43,7 +57,7 @@ func (s *store) got(into, value []byte, closer io.Closer, err error) ([]byte, bo
 	return into, true, nil
 }
 
-func (s *store) NewBatch() projector.WriteBatch { return &batch{s.db.NewBatch(), s.dir} }
+func (s *store) NewBatch() projector.WriteBatch { return &batch{s.db.NewBatch(), s} }
 
 func (s *store) Snapshot() projector.Snapshot { return &snapshot{s.db.NewSnapshot(), s} }
 
@@ -65,57 +79,103 @@ func (s *store) Splits() ([][]byte, error) {
 }
 
 func (s *store) Flush() error {
-	if err := s.db.Flush(); err != nil {
+	if err := s.outcome(s.flush()); err != nil {
 		return fmt.Errorf("flush %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+// flush is pebble's Flush, which does not wait for what cannot be done.
+func (s *store) flush() error {
+	if err := s.ground.err(); err != nil {
+		return err
+	}
+	done, err := s.db.AsyncFlush()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-s.ground.failed:
+		return s.ground.err()
+	}
 }
 
 func (s *store) Checkpoint(dir string) error {
 	if err := s.Flush(); err != nil {
 		return err
 	}
-	if err := s.db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+	if err := s.outcome(s.db.Checkpoint(dir, pebble.WithFlushedWAL())); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", s.dir, dir, err)
 	}
 	return nil
 }
 
 // Close flushes first: a Bulk store has no log, and what is in memory would
-// be lost; a Live one opens faster without a log to replay.
+// be lost; a Live one opens faster without a log to replay. A store that has
+// failed is closed as it is, with the reason as the error.
 func (s *store) Close() error {
 	var flushed error
 	if !s.readOnly {
-		flushed = s.db.Flush()
+		flushed = s.flush()
 	}
-	if err := errors.Join(flushed, s.db.Close()); err != nil {
+	s.ground.leave()
+	closed := s.db.Close()
+	if err := s.outcome(errors.Join(flushed, closed)); err != nil {
 		return fmt.Errorf("close %s: %w", s.dir, err)
 	}
 	return nil
 }
 
+// crowded is the number of layers of flushed files at which commits wait for
+// a compaction.
+const crowded = 24
+
+// awaitCompaction waits while too many flushed files wait for a compaction.
+// Pebble has a wait of its own, from which a failed store would not return.
+func (s *store) awaitCompaction() error {
+	for !s.options.DisableAutomaticCompactions && s.flushed.Swap(false) {
+		if s.db.Metrics().Levels[0].Sublevels < crowded {
+			break
+		}
+		s.log.Warn("writes to a view wait for its compaction")
+		s.flushed.Store(true) // look again
+		select {
+		case <-s.compacted:
+		case <-s.ground.failed:
+			return s.ground.err()
+		}
+	}
+	return s.ground.err()
+}
+
 type batch struct {
 	*pebble.Batch
-	dir string
+	store *store
 }
 
 func (b *batch) Set(key, value []byte) error {
 	if err := b.Batch.Set(key, value, nil); err != nil {
-		return fmt.Errorf("write a row of %s: %w", b.dir, err)
+		return fmt.Errorf("write a row of %s: %w", b.store.dir, err)
 	}
 	return nil
 }
 
 func (b *batch) Delete(key []byte) error {
 	if err := b.Batch.Delete(key, nil); err != nil {
-		return fmt.Errorf("delete a row of %s: %w", b.dir, err)
+		return fmt.Errorf("delete a row of %s: %w", b.store.dir, err)
 	}
 	return nil
 }
 
 func (b *batch) Commit() error {
-	if err := b.Batch.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("commit rows to %s: %w", b.dir, err)
+	err := b.store.awaitCompaction()
+	if err == nil {
+		err = b.store.outcome(b.Batch.Commit(pebble.NoSync))
+	}
+	if err != nil {
+		return fmt.Errorf("commit rows to %s: %w", b.store.dir, err)
 	}
 	b.Reset()
 	return nil

@@ -31,7 +31,7 @@ const tableSync = 1 << 20
 // NewTable makes a file of rows in the store's own directory, where Pebble
 // leaves names that it does not know alone.
 func (s *store) NewTable(name string) (projector.TableFile, error) {
-	file, err := s.fs.Create(s.tablePath(name), vfs.WriteCategoryUnspecified)
+	file, err := s.ground.Create(s.tablePath(name), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fmt.Errorf("make a file of rows for %s: %w", s.dir, err)
 	}
@@ -47,11 +47,14 @@ func (s *store) Ingest(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
+	if err := s.ground.err(); err != nil {
+		return fmt.Errorf("take files of rows into %s: %w", s.dir, err)
+	}
 	paths := make([]string, len(names))
 	for i, name := range names {
 		paths[i] = s.tablePath(name)
 	}
-	if err := s.db.Ingest(ctx, paths); err != nil {
+	if err := s.outcome(s.db.Ingest(ctx, paths)); err != nil {
 		return fmt.Errorf("take files of rows into %s: %w", s.dir, err)
 	}
 	return nil

@@ -57,7 +57,7 @@ type phase struct {
 	begin       time.Time
 	done, bytes atomic.Int64
 	events      atomic.Int64
-	waited      atomic.Int64 // nanoseconds, for what is read
+	wait        wait // for what is read
 	binds       atomic.Pointer[string]
 	ended       atomic.Pointer[Snapshot] // nil while it runs
 	base        uint64                   // bytes that had been read from the store before
@@ -71,7 +71,7 @@ type phase struct {
 type sample struct {
 	at                  time.Time
 	done, bytes, events int64
-	waited              time.Duration
+	waited, waiting     time.Duration // in all, and since when now
 	usage
 	reading Reading
 }
@@ -120,7 +120,8 @@ func (p *Progress) Start(name string, total int64) {
 func (p *Progress) sample(ph *phase) sample {
 	s := sample{at: time.Now(), done: ph.done.Load(), bytes: ph.bytes.Load(), events: ph.events.Load()}
 	if p.reading != nil {
-		s.usage, s.reading, s.waited = measureUsage(), p.reading(), time.Duration(ph.waited.Load())
+		s.usage, s.reading = measureUsage(), p.reading()
+		s.waited, s.waiting = ph.wait.until(s.at)
 		s.bytes += int64(s.reading.Bytes - ph.base)
 	}
 	return s

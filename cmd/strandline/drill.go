@@ -257,6 +257,9 @@ func (w *drillWatch) show(now progress.Snapshot) {
 	w.bar.AddEvents(int(now.Events - w.last.Events))
 	w.bar.Bind(now.Binds)
 	w.last = now
+	if !now.Ended.IsZero() {
+		w.bar.Done()
+	}
 }
 
 func (w *drillWatch) close() {

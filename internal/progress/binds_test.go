@@ -137,6 +137,23 @@ func TestAStoreThatStopsIsSeenWhileItHasStopped(t *testing.T) {
 	})
 }
 
+func TestWhatAPhaseWillHaveMayShowLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, log := lines()
+		p := New(nil, log)
+		defer p.Close()
+		p.Expect(7) // of no phase
+		p.Start("verify", 0)
+		time.Sleep(time.Second)
+		p.Expect(10)
+		p.Expect(20)
+		p.Add(10)
+		if s := p.Snapshot(); s.Total != 30 || s.Done != 10 || s.ETASeconds != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestWhatThisProcessUsesIsMeasured(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells")

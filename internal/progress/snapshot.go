@@ -71,7 +71,7 @@ func (p *Progress) snapshot(ph *phase) Snapshot {
 // describe tells how far ph is, with the rates between two samples.
 func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	s := Snapshot{
-		Phase: ph.name, Began: ph.begin.UTC(), Total: ph.total, Done: now.done, Bytes: now.bytes, Events: now.events,
+		Phase: ph.name, Began: ph.begin.UTC(), Total: ph.total.Load(), Done: now.done, Bytes: now.bytes, Events: now.events,
 		ElapsedSeconds: now.at.Sub(ph.begin).Seconds(),
 	}
 	if took := now.at.Sub(since.at).Seconds(); took > 0 {

@@ -229,7 +229,8 @@ func (r *recovery) tolerance() func(*projector.Violation) bool {
 	}
 }
 
-// verify adds the digests up again from the rows that were written.
+// verify adds the digests up again from the rows that were written. It counts
+// ranges of keys, which the store cuts into about the same size.
 func (r *recovery) verify(ctx context.Context) error {
 	r.phases.start("verify", 0)
 	var errs []error
@@ -245,7 +246,12 @@ func (r *recovery) verifyView(ctx context.Context, p projector.Projector, built 
 		return err
 	}
 	defer func() { err = errors.Join(err, view.Close()) }()
-	position, digest, err := view.Recompute(ctx)
+	position, digest, err := view.RecomputeTelling(ctx, func(n, total int) {
+		if n == 0 {
+			r.Progress.Expect(int64(total))
+		}
+		r.Progress.Add(int64(n))
+	})
 	if err != nil {
 		return err
 	}

@@ -124,7 +124,7 @@ func runRecover(ctx context.Context, g *globals, cfg *Config, asked *recoverFlag
 	if err := cfg.resolve(); err != nil {
 		return err
 	}
-	bucket, archive, err := openForRecovery(ctx, cfg.Archive, asked)
+	bucket, archive, err := openForRecovery(ctx, cfg.Archive, &asked.concurrency)
 	if err != nil {
 		return err
 	}
@@ -142,12 +142,12 @@ func runRecover(ctx context.Context, g *globals, cfg *Config, asked *recoverFlag
 }
 
 // openForRecovery opens an archive to read much of it.
-func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*archiver.AdaptiveBucket, *archiver.Archive, error) {
+func openForRecovery(ctx context.Context, spec string, bounds *readBounds) (*archiver.AdaptiveBucket, *archiver.Archive, error) {
 	opened, err := openBucket(spec, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	bucket := archiver.Adaptive(opened, asked.concurrency)
+	bucket := archiver.Adaptive(opened, bounds.AdaptiveOptions)
 	archive, err := archiver.Open(ctx, bucket)
 	return bucket, archive, err
 }

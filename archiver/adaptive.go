@@ -84,6 +84,8 @@ type ReadStats struct {
 	Failed             uint64        `json:"failed"`
 	Throttled          uint64        `json:"throttled"` // failed because the store said that it was too much
 	Limit              int           `json:"limit"`     // reads at once, now
+	Min                int           `json:"min_limit"` // what Limit stays between
+	Max                int           `json:"max_limit"`
 	InFlight           int           `json:"in_flight"`
 	Most               int           `json:"most_at_once"`
 	Latency            time.Duration `json:"latency_ns"` // of a read until its answer began, smoothed
@@ -95,7 +97,7 @@ func (a *AdaptiveBucket) Stats() ReadStats {
 	defer a.mu.Unlock()
 	s := a.stats
 	s.Requests = s.Lists + s.Gets + s.Heads
-	s.Limit, s.InFlight = a.limit, a.inFlight
+	s.Limit, s.Min, s.Max, s.InFlight = a.limit, a.lowest, a.highest, a.inFlight
 	return s
 }
 

@@ -85,6 +85,10 @@ func compareObjects(x, y ObjectInfo) int {
 // this version does not read, and an object listed with two sizes.
 func (a *Archive) refuseCleaned(objects []ObjectInfo) error {
 	for i, object := range objects {
+		if i > 0 && objects[i-1].First == object.First && objects[i-1].Key() != object.Key() {
+			return fmt.Errorf("list %v: there are two objects for ordinal %d, %s and %s, of which this version writes and reads the one with revision 0000: `strandline inspect object %d` shows whether that one is whole; then keep a copy of the other elsewhere and remove it from the bucket: %w",
+				a.bucket, object.First, objects[i-1].Key(), object.Key(), object.First, ErrFormat)
+		}
 		if object.First != object.Last || object.Revision != 0 {
 			return fmt.Errorf("list %v: %v was written by a cleaner: %w", a.bucket, object, ErrFormat)
 		}

@@ -174,6 +174,18 @@ func TestObjectsOfACleanerAreRefusedNotMisread(t *testing.T) {
 	}
 }
 
+func TestTwoObjectsForOneOrdinalAreNamed(t *testing.T) {
+	h := newHistory(t, 3, 1)
+	other := archiver.ObjectInfo{First: 2, Last: 2, Revision: 1}
+	h.Set(other.Key(), []byte("x"))
+	_, err := open(t, h).Objects(t.Context(), 1)
+	for _, want := range []string{"two objects for ordinal 2", archiver.Shipped(2).Key(), other.Key(), "inspect object 2", "remove it"} {
+		if !errors.Is(err, archiver.ErrFormat) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+}
+
 func TestMetadataIsReadWithOneRequestOrTwo(t *testing.T) {
 	h := newHistory(t, 1, 10)
 	h.ship(1, 20_000) // a footer of more than 256 KiB

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -51,6 +52,16 @@ func TestACopyIsTheViewAsItWas(t *testing.T) {
 			t.Error(err)
 		}
 		_, want := copied.Digest()
+		var counting sync.Mutex
+		told, total := 0, 0
+		_, same, err := copied.RecomputeTelling(t.Context(), func(n, of int) {
+			counting.Lock()
+			defer counting.Unlock()
+			told, total = told+n, of
+		})
+		if err != nil || same != want || told == 0 || told != total {
+			t.Errorf("told of %d ranges of %d, %s, %v", told, total, same, err)
+		}
 		if position, rows, err := copied.Recompute(t.Context()); err != nil || position != h.Log.Last() || rows != want {
 			t.Errorf("%s %s, want %s: %v", position, rows, want, err)
 		}

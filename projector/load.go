@@ -39,9 +39,9 @@ type Load struct {
 	// Tolerate is asked about each broken expectation: true goes on as if the
 	// event were not there. nil tolerates none. See Runner.Tolerate.
 	Tolerate func(*Violation) bool
-	// Merging is told how many records of how many are merged, from any
-	// goroutine; may be nil.
-	Merging func(done, total uint64)
+	// Merging is told of each n records that were merged, and how many of the
+	// view there are, from any goroutine; may be nil.
+	Merging func(n, total uint64)
 	// Recorded is told the digest of each view as of each state_recorded, in
 	// no order between views, from one goroutine for each view; may be nil.
 	Recorded func(view string, seq eventlog.Seq, digest Digest)

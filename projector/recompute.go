@@ -20,8 +20,14 @@ import (
 // store lost or invented rows. The view must not move meanwhile. Each core
 // reads and hashes ranges of keys of its own.
 func (v *View) Recompute(ctx context.Context) (eventlog.Seq, Digest, error) {
+	return v.RecomputeTelling(ctx, func(int, int) {})
+}
+
+// RecomputeTelling is Recompute; told hears how many ranges of keys of how many
+// are done: of none at first, then of each, from any goroutine.
+func (v *View) RecomputeTelling(ctx context.Context, told func(n, total int)) (eventlog.Seq, Digest, error) {
 	before := v.Position()
-	total, err := v.recompute(ctx)
+	total, err := v.recompute(ctx, told)
 	if err != nil {
 		return 0, Digest{}, fmt.Errorf("recompute the %s view's digest: %w", v.Name(), err)
 	}
@@ -31,12 +37,13 @@ func (v *View) Recompute(ctx context.Context) (eventlog.Seq, Digest, error) {
 	return before, total.digest(), nil
 }
 
-func (v *View) recompute(ctx context.Context) (total sum, err error) {
+func (v *View) recompute(ctx context.Context, told func(n, total int)) (total sum, err error) {
 	splits, err := v.store.Splits()
 	if err != nil {
 		return sum{}, err
 	}
 	ranges := liveRanges(v.projector.Tables(), splits)
+	told(0, len(ranges))
 	sums := make([]sum, runtime.GOMAXPROCS(0))
 	err = v.inSnapshot(func(snapshot Snapshot) error {
 		var next atomic.Int64 // of ranges
@@ -51,6 +58,7 @@ func (v *View) recompute(ctx context.Context) (total sum, err error) {
 					if err := ranges[n-1].hash(ctx, snapshot, hasher, &sums[i]); err != nil {
 						return err
 					}
+					told(1, len(ranges))
 				}
 				return nil
 			})

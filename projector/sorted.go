@@ -101,18 +101,18 @@ func (v *sorted) merge(ctx context.Context) (at *state, err error) {
 			err = errors.Join(err, r.close())
 		}
 	}()
-	var total, done atomic.Uint64
+	var total uint64
 	for _, stop := range v.journal.Stops {
 		r, err := openRun(filepath.Join(v.sorter.dir, stop.Run.File), stop.Run)
 		if err != nil {
 			return nil, err
 		}
 		runs = append(runs, r)
-		total.Add(stop.Run.Records)
+		total += stop.Run.Records
 	}
 	told := func(n uint64) {
 		if v.load.Merging != nil {
-			v.load.Merging(done.Add(n), total.Load())
+			v.load.Merging(n, total)
 		}
 	}
 	var number atomic.Uint64

@@ -274,23 +274,7 @@ func (a *app) setMode(mode httpapi.Mode, reason string) {
 
 // serveAdmin serves the admin listener; the function returned stops it.
 func (a *app) serveAdmin() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	options := httpapi.Options{Server: a, Metrics: a.metrics.Handler(a.log), Hosts: strings.Split(a.cfg.AdminHosts, ","), Logger: a.log}
-	server := httpapi.NewServer(ctx, httpapi.New(options), a.log)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := server.Serve(a.admin); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			a.log.Error("the admin listener stopped", "error", err)
-		}
-	}()
-	return func() {
-		cancel()
-		if err := server.Close(); err != nil {
-			a.log.Warn("closing the admin listener", "error", err)
-		}
-		<-done
-	}
+	return serveAdmin(a.admin, httpapi.Options{Server: a, Metrics: a.metrics.Handler(a.log), Hosts: strings.Split(a.cfg.AdminHosts, ","), Logger: a.log})
 }
 
 // clientServer is the client listener being served.

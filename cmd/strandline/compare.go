@@ -22,6 +22,7 @@ import (
 
 func newCompare(g *globals) *cobra.Command {
 	var scratch string
+	var bounds readBounds
 	cmd := &cobra.Command{
 		Use:   "compare A B",
 		Short: "Compare two states of a log: directories, archives, running servers",
@@ -43,20 +44,21 @@ differ.`,
 			"  strandline compare http://127.0.0.1:8001 s3://backup/strandline@7.1234",
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runCompare(cmd.Context(), g, [2]string{args[0], args[1]}, scratch, cmd.OutOrStdout())
+			return runCompare(cmd.Context(), g, [2]string{args[0], args[1]}, scratch, &bounds, cmd.OutOrStdout())
 		},
 	}
+	bounds.bind(cmd.Flags())
 	cmd.Flags().StringVar(&scratch, "scratch", "", "directory on a disk with room for copies of both sides' views (default: the system's for temporary files)")
 	return cmd
 }
 
-func runCompare(ctx context.Context, g *globals, specs [2]string, scratch string, out io.Writer) (err error) {
+func runCompare(ctx context.Context, g *globals, specs [2]string, scratch string, bounds *readBounds, out io.Writer) (err error) {
 	scratch, err = os.MkdirTemp(scratch, "strandline-compare-")
 	if err != nil {
 		return fmt.Errorf("make a directory for copies: %w; write --scratch DIR", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	c := &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: newBar(nil, scratch)}
+	c := &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: newBar(nil, scratch), bounds: bounds.AdaptiveOptions}
 	result, err := c.run(ctx, specs)
 	c.progress.Done()
 	c.progress.Close()

@@ -58,6 +58,7 @@ type comparison struct {
 	engine   projector.Engine
 	scratch  string
 	progress *progress.Progress
+	bounds   archiver.AdaptiveOptions // of the reads of an archive
 
 	lower, higher *side // the same as A and B, by their ends; equal ends: A, B
 	result        *compareResult

@@ -40,17 +40,18 @@ type side struct {
 	// compared.
 	Unread string `json:"log_unread,omitempty"`
 
-	log     eventlog.History  // ends at End
-	archive *archiver.Archive // of an archive; else nil
-	root    string            // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
-	scratch string            // a folder of its own
+	log     eventlog.History         // ends at End
+	archive *archiver.Archive        // of an archive; else nil
+	bounds  archiver.AdaptiveOptions // of the reads of the archive
+	root    string                   // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
+	scratch string                   // a folder of its own
 	closers []func() error
 }
 
 // openSide finds out what spec names and reads how far it goes. Nothing of it
 // is changed. The caller closes the side, also after an error.
 func (c *comparison) openSide(ctx context.Context, label, spec string) (*side, error) {
-	s := &side{label: label, Name: withoutSecrets(spec), scratch: filepath.Join(c.scratch, label)}
+	s := &side{label: label, Name: withoutSecrets(spec), scratch: filepath.Join(c.scratch, label), bounds: c.bounds}
 	address, live := liveAddress(spec)
 	var err error
 	switch {
@@ -103,7 +104,7 @@ func (s *side) openArchive(ctx context.Context, spec string, asOf moment) error 
 	if err != nil {
 		return err
 	}
-	archive, err := archiver.Open(ctx, bucket)
+	archive, err := archiver.Open(ctx, archiver.Adaptive(bucket, s.bounds))
 	if err != nil {
 		return err
 	}

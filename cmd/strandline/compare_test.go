@@ -207,7 +207,7 @@ func TestCompareThatIsInterruptedLeavesNothing(t *testing.T) {
 	}))
 	t.Cleanup(stuck.Close)
 	scratch := t.TempDir()
-	err := runCompare(ctx, &globals{}, [2]string{server, stuck.URL}, scratch, &bytes.Buffer{})
+	err := runCompare(ctx, &globals{}, [2]string{server, stuck.URL}, scratch, &readBounds{}, &bytes.Buffer{})
 	if exitCode(err) != exitInterrupted {
 		t.Errorf("exit code %d: %v", exitCode(err), err)
 	}

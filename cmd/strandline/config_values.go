@@ -42,6 +42,10 @@ type Address string
 
 // Set implements pflag.Value.
 func (a *Address) Set(text string) error {
+	if text == "" { // no listener, for who can do without
+		*a = ""
+		return nil
+	}
 	bare := text
 	for _, scheme := range []string{"http://", "https://", "tcp://"} {
 		bare = strings.TrimPrefix(bare, scheme)

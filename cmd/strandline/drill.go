@@ -34,6 +34,7 @@ type drillFlags struct {
 	sample           int
 	archive, scratch string
 	rate             Size
+	concurrency      readBounds
 }
 
 func newDrill(g *globals) *cobra.Command {
@@ -70,6 +71,7 @@ could not be done.`,
 	flags.StringVar(&asked.archive, "archive", "", "drill this archive, without a server: dir:PATH or s3://BUCKET/PREFIX?endpoint=URL")
 	flags.StringVar(&asked.scratch, "scratch", "", "with --archive: directory on a disk with room for the views (default: the system's for temporary files)")
 	flags.Var(&asked.rate, "read-rate", "with --archive: bytes a second to read at most (default: no limit)")
+	asked.concurrency.bind(flags)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := asked.check(cmd); err != nil {
 			return withCode(exitUsage, err)
@@ -95,8 +97,8 @@ func (f *drillFlags) check(cmd *cobra.Command) error {
 		return fmt.Errorf("--sample %d: write a number from 0 on", f.sample)
 	case f.archive != "" && changed("admin"):
 		return errors.New("--archive drills without a server, --admin asks one: leave one of them out")
-	case f.archive == "" && (changed("scratch") || changed("read-rate")):
-		return errors.New("--scratch and --read-rate are for --archive; the server has --drill-dir and --drill-read-rate")
+	case f.archive == "" && (changed("scratch") || changed("read-rate") || changed("read-concurrency")):
+		return errors.New("--scratch, --read-rate and --read-concurrency are for --archive; the server has --drill-dir and --drill-read-rate")
 	case f.archive != "":
 		return (&Config{Archive: f.archive}).checkArchive()
 	}
@@ -157,7 +159,7 @@ func (f *drillFlags) alone(ctx context.Context) (result *drill.Result, err error
 	if err != nil {
 		return nil, err
 	}
-	work := &drillWork{drillRequest: request, out: os.Stderr, log: slog.Default()}
+	work := &drillWork{drillRequest: request, bounds: f.concurrency.AdaptiveOptions, out: os.Stderr, log: slog.Default()}
 	if result, err = work.do(ctx, bucket); err != nil {
 		return nil, withCode(exitCode(err), fmt.Errorf("the drill could not be done: %w", err))
 	}
@@ -181,9 +183,10 @@ type drillRequest struct {
 // drillWork is a drill in this process.
 type drillWork struct {
 	drillRequest
-	out   *os.File // for bars, when it is a terminal; nil: none
-	log   *slog.Logger
-	watch func(*progress.Progress) // told what to watch; may be nil
+	bounds archiver.AdaptiveOptions
+	out    *os.File // for bars, when it is a terminal; nil: none
+	log    *slog.Logger
+	watch  func(*progress.Progress) // told what to watch; may be nil
 }
 
 // drillReads bounds the reads under way at once of a limited drill.
@@ -191,8 +194,8 @@ const drillReads = 4
 
 // do drills the archive in opened.
 func (w *drillWork) do(ctx context.Context, opened archiver.Bucket) (*drill.Result, error) {
-	var bounds archiver.AdaptiveOptions
-	if w.Limits.Read > 0 {
+	bounds := w.bounds
+	if w.Limits.Read > 0 && bounds.Max == 0 {
 		bounds = archiver.AdaptiveOptions{Min: 1, Max: drillReads, Initial: 1}
 	}
 	bucket := archiver.Adaptive(w.Limits.Bucket(opened), bounds)
@@ -257,6 +260,9 @@ func (w *drillWatch) show(now progress.Snapshot) {
 	w.bar.AddEvents(int(now.Events - w.last.Events))
 	w.bar.Bind(now.Binds)
 	w.last = now
+	if !now.Ended.IsZero() {
+		w.bar.Done()
+	}
 }
 
 func (w *drillWatch) close() {

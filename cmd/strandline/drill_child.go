@@ -105,18 +105,27 @@ func (w *childWriter) write(line childLine) error {
 	return nil
 }
 
-// tell says how far the drill is until ctx ends, or nobody listens.
+// tell says how far the drill is, and of each phase how it ended, until ctx ends
+// or nobody listens.
 func (w *childWriter) tell(ctx context.Context, bar *progress.Progress) {
 	ticker := time.NewTicker(childTells)
 	defer ticker.Stop()
-	for {
+	ended := 0 // phases that were told of to the end
+	for running := true; running; {
 		select {
 		case <-ctx.Done():
-			return
+			running = false // what ended since is told
 		case <-ticker.C:
 		}
-		if now := bar.Snapshot(); now.Phase != "" && w.write(childLine{Progress: &now}) != nil {
-			return
+		lines := bar.Phases()[ended:]
+		ended += len(lines)
+		if now := bar.Snapshot(); now.Phase != "" {
+			lines = append(lines, now)
+		}
+		for _, now := range lines {
+			if w.write(childLine{Progress: &now}) != nil {
+				return
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,9 +53,10 @@ type drillRun struct {
 	done   chan struct{}
 
 	mu     sync.Mutex
-	now    progress.Snapshot // owned by mu
-	result *drill.Result     // set before done is closed
-	err    error             // set before done is closed
+	now    progress.Snapshot   // owned by mu
+	ended  []progress.Snapshot // phases, in their order; owned by mu
+	result *drill.Result       // set before done is closed
+	err    error               // set before done is closed
 }
 
 var _ httpapi.DrillRun = (*drillRun)(nil)
@@ -74,6 +76,16 @@ func (r *drillRun) report(now progress.Snapshot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now = now
+	if !now.Ended.IsZero() {
+		r.ended = append(r.ended, now)
+	}
+}
+
+// Phases implements httpapi.DrillRun.
+func (r *drillRun) Phases() []progress.Snapshot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.ended)
 }
 
 // Done implements httpapi.DrillRun.

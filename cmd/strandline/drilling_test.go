@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,7 @@ import (
 	"github.com/strandline-project/strandline/internal/drill"
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/internal/metrics"
+	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -459,5 +461,38 @@ func TestADrillsProcessIsForServersOnly(t *testing.T) {
 		if err := readChild(strings.NewReader(text+"\n"), &line, nil); err == nil {
 			t.Errorf("%q is taken for a child's line", text)
 		}
+	}
+}
+
+// A child tells of each phase how it ended, also of one that was shorter than
+// what lies between two lines, and who asked shows all of it.
+func TestADrillsChildTellsOfEachPhaseToItsEnd(t *testing.T) {
+	bar := progress.New(nil, slog.New(slog.DiscardHandler))
+	bar.Start("read back", 256)
+	bar.Add(206)
+	bar.Add(50)
+	bar.Start("compare", 2)
+	bar.Add(2)
+	bar.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out bytes.Buffer
+	(&childWriter{out: json.NewEncoder(&out)}).tell(ctx, bar)
+	run := newDrillRun("", -1, "operator")
+	var last childLine
+	if err := readChild(&out, &last, run.report); err != nil {
+		t.Fatal(err)
+	}
+	ended := run.Phases()
+	if len(ended) != 1 || ended[0].Phase != "read back" || ended[0].Done != 256 || ended[0].Ended.IsZero() {
+		t.Fatalf("%+v", ended)
+	}
+	shown := &drillWatch{bar: progress.New(nil, slog.New(slog.DiscardHandler))}
+	shown.show(progress.Snapshot{Phase: "read back", Began: ended[0].Began, Done: 206, Total: 256})
+	shown.show(ended[0])
+	shown.show(ended[0]) // the server says it once more until the next begins
+	shown.close()
+	if phases := shown.bar.Phases(); len(phases) != 1 || phases[0].Done != 256 {
+		t.Errorf("%+v", phases)
 	}
 }

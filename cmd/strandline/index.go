@@ -52,7 +52,7 @@ func indexCommand(cmd *cobra.Command, run func(context.Context, *archiver.Archiv
 		if err != nil {
 			return err
 		}
-		archive, err := archiver.Open(cmd.Context(), bucket)
+		archive, err := archiver.Open(cmd.Context(), archiver.Adaptive(bucket, archiver.AdaptiveOptions{}))
 		if err != nil {
 			return err
 		}

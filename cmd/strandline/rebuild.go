@@ -30,6 +30,7 @@ import (
 type rebuildFlags struct {
 	view, asOf, to string
 	moment         moment
+	concurrency    readBounds
 }
 
 func newRebuild(g *globals) *cobra.Command {
@@ -54,6 +55,7 @@ and so can any program that imports projector.`,
 	cmd.Flags().StringVar(&asked.view, "view", "", "view to rebuild: "+strings.Join(viewNames(), " or "))
 	cmd.Flags().StringVar(&asked.asOf, "as-of", "", "with --to: build it as of this event (7.1234) or time (2026-11-20T12:00:00Z)")
 	cmd.Flags().StringVar(&asked.to, "to", "", "folder to build the view in, from the archive alone, instead of replacing that of --data")
+	asked.concurrency.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load.load()
 		if err != nil {
@@ -66,7 +68,7 @@ and so can any program that imports projector.`,
 		if asked.to != "" {
 			return runRebuildAside(cmd.Context(), g, &cfg, p, &asked, cmd.OutOrStdout())
 		}
-		return runRebuild(cmd.Context(), g, &cfg, p, cmd.OutOrStdout())
+		return runRebuild(cmd.Context(), g, &cfg, p, &asked, cmd.OutOrStdout())
 	}
 	return cmd
 }
@@ -109,18 +111,18 @@ type rebuildResult struct {
 	Seconds  float64          `json:"seconds"`
 }
 
-func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projector, out io.Writer) (err error) {
+func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projector, asked *rebuildFlags, out io.Writer) (err error) {
 	name := p.Name()
 	dir, err := archiver.OpenStateDir(cfg.Data)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	log, err := offlineLog(ctx, dir)
+	bucket, log, err := offlineLog(ctx, dir, &asked.concurrency)
 	if err != nil {
 		return err
 	}
-	bar := newBar(nil, cfg.Data)
+	bar := newBar(bucket, cfg.Data)
 	defer bar.Close()
 	bar.Start("project "+name+" (batches)", 0)
 	began := time.Now()
@@ -152,7 +154,7 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 		}
 		spec = state.Archive
 	}
-	bucket, archive, err := openForRecovery(ctx, spec, &recoverFlags{})
+	bucket, archive, err := openForRecovery(ctx, spec, &asked.concurrency)
 	if err != nil {
 		return err
 	}
@@ -185,21 +187,22 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 
 // offlineLog reads the log of a locked state directory that no server uses:
 // the archive, then the local generations behind its end.
-func offlineLog(ctx context.Context, dir *archiver.StateDir) (eventlog.History, error) {
+func offlineLog(ctx context.Context, dir *archiver.StateDir, bounds *readBounds) (*archiver.AdaptiveBucket, eventlog.History, error) {
 	state := dir.State()
-	bucket, err := openBucket(state.Archive, false)
+	opened, err := openBucket(state.Archive, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	bucket := archiver.Adaptive(opened, bounds.AdaptiveOptions)
 	wal, err := readWAL(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if damage := wal.Damage(); damage != nil {
-		return nil, damage
+		return nil, nil, damage
 	}
-	archive := archiver.At(bucket, state.LogID)
-	return archiver.Standing(ctx, archive, wal)
+	log, err := archiver.Standing(ctx, archiver.At(bucket, state.LogID), wal)
+	return bucket, log, err
 }
 
 // readWAL reads the WAL of a state directory; applied are the seqs that views

@@ -49,6 +49,11 @@ takes and how long, from a sample of a few seconds. --until builds the state as
 of an event or a time, for looking. --check-all lists every event that breaks a
 rule, and builds nothing; --waive goes on past exactly those that it names.
 
+While it runs it answers at --admin, as a server does: 'strandline status' shows
+the phase, how far it is, how fast, for how long, what binds it and what would
+help, and /metrics the same. Where that address is taken it goes on without;
+--admin '' leaves it out.
+
 How many reads are under way at once is found out; --read-concurrency bounds
 it, and so does a line "MIN-MAX" in the file DATA/read-concurrency, at any time
 while recover runs.`,
@@ -59,7 +64,7 @@ while recover runs.`,
   strandline recover --check-all --archive dir:/mnt/backup/strandline
   strandline recover --waive delete-names-store@7.1234 --data /var/lib/strandline-new --archive dir:/mnt/backup/strandline`,
 	}
-	load := bindConfig(cmd, "data", "archive", "single-writer")
+	load := bindConfig(cmd, "data", "archive", "single-writer", "admin")
 	asked.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load.load()
@@ -119,7 +124,7 @@ func runRecover(ctx context.Context, g *globals, cfg *Config, asked *recoverFlag
 	if err := cfg.resolve(); err != nil {
 		return err
 	}
-	bucket, archive, err := openForRecovery(ctx, cfg.Archive, asked)
+	bucket, archive, err := openForRecovery(ctx, cfg.Archive, &asked.concurrency)
 	if err != nil {
 		return err
 	}
@@ -137,12 +142,12 @@ func runRecover(ctx context.Context, g *globals, cfg *Config, asked *recoverFlag
 }
 
 // openForRecovery opens an archive to read much of it.
-func openForRecovery(ctx context.Context, spec string, asked *recoverFlags) (*archiver.AdaptiveBucket, *archiver.Archive, error) {
+func openForRecovery(ctx context.Context, spec string, bounds *readBounds) (*archiver.AdaptiveBucket, *archiver.Archive, error) {
 	opened, err := openBucket(spec, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	bucket := archiver.Adaptive(opened, asked.concurrency)
+	bucket := archiver.Adaptive(opened, bounds.AdaptiveOptions)
 	archive, err := archiver.Open(ctx, bucket)
 	return bucket, archive, err
 }
@@ -163,7 +168,7 @@ func newBar(bucket *archiver.AdaptiveBucket, disk string) *progress.Progress {
 func readingOf(bucket *archiver.AdaptiveBucket) func() progress.Reading {
 	return func() progress.Reading {
 		s := bucket.Stats()
-		return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency}
+		return progress.Reading{Requests: s.Requests, Bytes: s.Bytes, InFlight: s.InFlight, Latency: s.Latency, Limit: s.Limit, Min: s.Min, Max: s.Max}
 	}
 }
 
@@ -180,6 +185,7 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
+	defer (&recovering{cfg: cfg, logID: archive.LogID(), bucket: bucket, progress: bar, started: began}).serve()()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
 		Checkpoints: newShelf(archive, dir.Path(recoveryScratch), bar), Full: asked.full,
@@ -291,7 +297,7 @@ func printRecovery(w io.Writer, r *recoverResult) error {
 	next := "strandline serve --data " + r.Data + " --no-auth"
 	if !r.Clean {
 		next += " --take-over"
-		fmt.Fprintln(w, "the last server did not end cleanly: what it acknowledged as committed and had not archived is lost")
+		fmt.Fprintln(w, "the last server did not end cleanly: what it acknowledged as committed and had not archived is lost; or it is still running: then what it has not archived yet is not in here")
 	}
 	_, err := fmt.Fprintf(w, "\nLook around first: strandline serve --data %s --hold --no-auth\nThen serve:        %s\n", r.Data, next)
 	return err

@@ -47,7 +47,7 @@ const explained = 20
 // checkAll projects the whole archive into a temporary directory, past every
 // violation.
 func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags, out io.Writer) (err error) {
-	bucket, archive, err := openForRecovery(ctx, cfg.Archive, asked)
+	bucket, archive, err := openForRecovery(ctx, cfg.Archive, &asked.concurrency)
 	if err != nil {
 		return err
 	}

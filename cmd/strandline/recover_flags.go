@@ -28,14 +28,14 @@ import (
 
 // recoverFlags is what recover can be asked for beside where from and to.
 type recoverFlags struct {
-	until, bounds  string
+	until          string
 	waive          []string
 	plan, checkAll bool
 	full           bool
 	skipDisk       bool
 	prices         prices
 
-	concurrency archiver.AdaptiveOptions
+	concurrency readBounds
 	asOf        moment
 	waivers     []archiver.Waiver
 }
@@ -46,7 +46,7 @@ func (f *recoverFlags) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.plan, "plan", false, "say what a recovery would read, need and take, and build nothing")
 	flags.BoolVar(&f.checkAll, "check-all", false, "list every event that breaks a rule, and build nothing")
 	flags.StringArrayVar(&f.waive, "waive", nil, "go on past events that break a rule: RULE@SEQ or RULE@FIRST-LAST; may be repeated")
-	flags.StringVar(&f.bounds, "read-concurrency", "", "bounds of the reads under way at once, MIN-MAX (default 2-512)")
+	f.concurrency.bind(flags)
 	flags.BoolVar(&f.skipDisk, "skip-disk-check", false, "begin even if the disk seems too small")
 	f.prices.bind(flags)
 }
@@ -56,11 +56,6 @@ func (f *recoverFlags) parse() (err error) {
 	if f.until != "" {
 		if f.asOf, err = parseMoment(f.until); err != nil {
 			return fmt.Errorf("--until: %w, or a time such as 2026-11-20T12:00:00Z", err)
-		}
-	}
-	if f.bounds != "" {
-		if f.concurrency.Min, f.concurrency.Max, err = parseBounds(f.bounds); err != nil {
-			return fmt.Errorf("--read-concurrency: %w", err)
 		}
 	}
 	f.waivers = nil

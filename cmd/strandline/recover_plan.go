@@ -62,7 +62,15 @@ type recoverPlan struct {
 	Checkpoint *recovery.Checkpoint `json:"checkpoint,omitempty"`
 	Tail       uint64               `json:"events_after_checkpoint,omitempty"`
 	FromDisk   uint64               `json:"disk_bytes_from_checkpoint,omitempty"`
+	// What the recovery from the checkpoint reads, costs and takes, about; of
+	// its files' requests nothing is known.
+	FromRead    uint64  `json:"estimated_bytes_read_from_checkpoint,omitempty"`
+	FromDollars float64 `json:"estimated_dollars_from_checkpoint,omitempty"`
+	FromSeconds float64 `json:"estimated_seconds_from_checkpoint,omitempty"`
 }
+
+// assumedRate is how many bytes of a checkpoint are taken to come in a second.
+const assumedRate = 100e6
 
 // sampleTime is how long the sample is read and projected.
 const sampleTime = 5 * time.Second
@@ -160,6 +168,23 @@ func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiv
 		p.PerSecond = float64(sample.Events) / sample.Seconds
 		p.Seconds = float64(p.Events) / p.PerSecond
 	}
+	if p.Checkpoint != nil {
+		p.fromCheckpoint(gets, prices)
+	}
+}
+
+// fromCheckpoint says the same of a recovery from the checkpoint: its bytes are
+// known, and its tail is taken for a part of all events that is like the rest.
+// gets are the reads for all events.
+func (p *recoverPlan) fromCheckpoint(gets float64, prices *prices) {
+	bytes := float64(max(p.Checkpoint.Bytes, 0))
+	part := float64(p.Tail) / float64(max(p.Events, 1))
+	p.FromRead = uint64(bytes + float64(p.Read)*part)
+	p.FromDollars = gets*part/1000*prices.gets + float64(p.FromRead)/1e9*prices.bytes
+	p.FromSeconds = bytes / assumedRate
+	if p.PerSecond > 0 {
+		p.FromSeconds += float64(p.Tail) / p.PerSecond
+	}
 }
 
 // freeDisk returns what is free where path is, or is to be.
@@ -190,8 +215,8 @@ func (p *recoverPlan) print(w io.Writer) error {
 	fmt.Fprintf(w, "read     %d requests, %s of metadata, no payload: $%.2f\n", p.Requests, humanize.IBytes(p.Read), p.Dollars)
 	fmt.Fprintf(w, "disk     %s while it runs, %s are free\n", humanize.IBytes(p.Disk), humanize.IBytes(p.Free))
 	if c := p.Checkpoint; c != nil {
-		fmt.Fprintf(w, "instead  checkpoint %s as of event %s: %s to transfer, then about %d events, %s of disk; the lines above and below are for --full\n",
-			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.Tail, humanize.IBytes(p.FromDisk))
+		fmt.Fprintf(w, "instead  checkpoint %s as of event %s: %s to transfer, then about %d events, %s of disk: $%.2f and %s, at %.0f MB/s; the lines above and below are for --full\n",
+			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.Tail, humanize.IBytes(p.FromDisk), p.FromDollars, time.Duration(p.FromSeconds*float64(time.Second)).Round(time.Second/10), assumedRate/1e6)
 	}
 	_, err := fmt.Fprintf(w, "time     %s for %d events, %.0f a second\n", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second/10), p.Events, p.PerSecond)
 	return err

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/strandline-project/strandline/internal/recovery"
 )
 
 func TestARecoveryThatDoesNotFitOnTheDiskIsRefusedUnlessItIsTold(t *testing.T) {
@@ -24,5 +26,14 @@ func TestARecoveryThatDoesNotFitOnTheDiskIsRefusedUnlessItIsTold(t *testing.T) {
 	asked.skipDisk = true
 	if asked.roomAt(data) != nil {
 		t.Error("the disk is asked for all the same")
+	}
+}
+
+// What a recovery from a checkpoint takes is its bytes and its tail's part.
+func TestAPlanIsOfTheRecoveryFromTheCheckpointToo(t *testing.T) {
+	p := recoverPlan{Events: 1000, Read: 4e9, PerSecond: 50, Tail: 250, Checkpoint: &recovery.Checkpoint{Bytes: 2e9}}
+	p.fromCheckpoint(8000, &prices{gets: 1, bytes: 0.5})
+	if p.FromRead != 3e9 || p.FromDollars != 2+1.5 || p.FromSeconds != 20+5 {
+		t.Errorf("%+v", p)
 	}
 }

@@ -44,7 +44,8 @@ func fullStatus() Status {
 		Checkpoint: &Checkpoint{Seq: eventlog.MakeSeq(7, 1000), At: "7.1000", Time: now, Bytes: 5 << 20, Uploaded: 6 << 20, Error: "no answer"},
 		LastUpload: &Upload{Ordinal: 12, Time: now, Error: "dial tcp: connection refused"},
 		Feed:       Feed{Server: "embedded", Connected: true, Published: 1000, Dropped: 3, Refused: 1},
-		Progress:   &progress.Snapshot{Phase: "project", Done: 10, Total: 40, PerSecond: 5, ETASeconds: 6, Binds: "cpu"},
+		Progress: &progress.Snapshot{Phase: "project", Done: 10, Total: 40, PerSecond: 5, ETASeconds: 6, Binds: "cpu",
+			Advice: "CPU: 3.9 of 4 cores are busy; faster or more of them would help", Reads: &progress.Reads{Limit: 12, Min: 2, Max: 64, InFlight: 9}},
 		Drill: &Drill{
 			Running: &progress.Snapshot{Phase: "read back random blocks", Done: 3, Total: 64}, Verdict: eventlog.DrillFailed, Reason: "ordinals 5 to 5", Mode: "checkpoint",
 			Began: now.Add(-time.Hour), Ended: now.Add(-time.Minute), Upto: MarkAt(at(1100), 0), RTOSeconds: 12.5, Blocks: 64,

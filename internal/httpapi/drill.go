@@ -28,6 +28,8 @@ type DrillRequest struct {
 type DrillRun interface {
 	// Snapshot is how far it is.
 	Snapshot() progress.Snapshot
+	// Phases are those of it that have ended, in their order.
+	Phases() []progress.Snapshot
 	// Done is closed when it has ended.
 	Done() <-chan struct{}
 	// Result is what it found out, as JSON, once it has ended. An error means
@@ -102,18 +104,26 @@ func (h *handler) drill(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// watchDrill tells how far a drill is until it has ended or the client has
-// left.
+// watchDrill tells how far a drill is, and of each phase how it ended, until it
+// has ended or the client has left.
 func (h *handler) watchDrill(w http.ResponseWriter, r *http.Request, run DrillRun) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := &lineWriter{w: w, control: http.NewResponseController(w)}
 	ticker := time.NewTicker(drillPoll)
 	defer ticker.Stop()
+	told := 0 // phases
+	tellEnded := func() {
+		for _, ended := range run.Phases()[told:] {
+			out.write(drillLine{Progress: &ended})
+			told++
+		}
+	}
 	for out.err == nil {
 		select {
 		case <-r.Context().Done():
 			return
 		case <-run.Done():
+			tellEnded()
 			last := drillLine{}
 			var err error
 			if last.Result, last.Code, err = run.Result(); err != nil {
@@ -126,6 +136,7 @@ func (h *handler) watchDrill(w http.ResponseWriter, r *http.Request, run DrillRu
 			return
 		case <-ticker.C:
 			now := run.Snapshot()
+			tellEnded()
 			out.write(drillLine{Progress: &now})
 		}
 	}

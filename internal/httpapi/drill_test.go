@@ -7,8 +7,10 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/strandline-project/strandline/internal/blockstore"
 	"github.com/strandline-project/strandline/internal/progress"
@@ -34,6 +36,21 @@ func TestADrillIsAskedForAndWatched(t *testing.T) {
 	}
 	if _, err := c.Drill(testContext(t), DrillRequest{Sample: -1}, nil); err != nil || s.asked != (DrillRequest{Sample: -1}) {
 		t.Errorf("asked %+v, %v", s.asked, err)
+	}
+}
+
+// However short a phase is, it is told how it ended, once.
+func TestADrillsPhasesAreToldToTheirEnd(t *testing.T) {
+	done := make(chan struct{})
+	close(done)
+	ended := time.Unix(1_795_485_600, 0).UTC()
+	s := &fakeServer{drill: &fakeDrill{done: done, result: "{}", ended: []progress.Snapshot{
+		{Phase: "list", Done: 7, Total: 7, Ended: ended}, {Phase: "verify", Done: 256, Total: 256, Ended: ended},
+	}}}
+	var told []progress.Snapshot
+	_, err := serve(t, s).Drill(testContext(t), DrillRequest{Sample: -1}, func(now progress.Snapshot) { told = append(told, now) })
+	if err != nil || !slices.Equal(told, s.drill.ended) {
+		t.Errorf("told %+v, %v", told, err)
 	}
 }
 

@@ -192,8 +192,10 @@ type fakeDrill struct {
 	result string
 	code   int
 	err    error
+	ended  []progress.Snapshot
 }
 
+func (d *fakeDrill) Phases() []progress.Snapshot { return d.ended }
 func (d *fakeDrill) Snapshot() progress.Snapshot { return progress.Snapshot{Phase: "list", Done: 7} }
 func (d *fakeDrill) Done() <-chan struct{}       { return d.done }
 func (d *fakeDrill) Result() (json.RawMessage, int, error) {

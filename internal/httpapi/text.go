@@ -115,6 +115,7 @@ func withLag(m *Mark, lag Lag) string {
 func (t *text) work(s *Status) {
 	if p := s.Progress; p != nil && p.Phase != "" {
 		t.line("progress", "%s", p)
+		t.line("advice", "%s", p.Advice)
 	}
 	if s.Backlog.Generations > 0 {
 		limit := ""
@@ -181,6 +182,7 @@ func (t *text) drill(d *Drill) {
 	t.line("drill undone", "%s", d.Undone)
 	if d.Running != nil {
 		t.line("drill now", "%s", d.Running)
+		t.line("advice", "%s", d.Running.Advice)
 	}
 	if !d.Next.IsZero() {
 		t.line("next drill", "%s", d.Next.Format(time.RFC3339))

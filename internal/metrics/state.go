@@ -46,6 +46,11 @@ type State struct {
 	Phase         string // of a recovery or start that runs now; "" for none
 	PhaseDone     int64  // units of the phase
 	PhaseExpected int64  // units the phase will have; 0 when not known
+
+	// Reads of the archive that may be under way at once: now, and between
+	// which bounds that is found out. 0: nothing bounds them.
+	ReadsLimit, ReadsMin, ReadsMax int
+	ReadsInFlight                  int
 }
 
 // ViewState is a view's applied watermark.
@@ -88,6 +93,8 @@ type stateCollector struct {
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
+	readsLimit, readsMin, readsMax    *prometheus.Desc
+	readsInFlight                     *prometheus.Desc
 	drillRunning, drillFailed         *prometheus.Desc
 	drillSuccess, drillRTO, drills    *prometheus.Desc
 
@@ -127,6 +134,10 @@ func newStateCollector() *stateCollector {
 		warnings:           desc("warnings", "Warnings that status shows now."),
 		recoveryDone:       desc("recovery_done", "Units done of the phase that runs now.", "phase"),
 		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
+		readsLimit:         desc("reads_limit", "Reads of the archive that a recovery may have under way at once now; found out, between the bounds."),
+		readsMin:           desc("reads_min", "Lower bound of strandline_reads_limit."),
+		readsMax:           desc("reads_max", "Upper bound of strandline_reads_limit."),
+		readsInFlight:      desc("reads_in_flight", "Reads of the archive that a recovery has under way."),
 		checkpointSeq:      desc("checkpoint_seq", "Event as of which the newest checkpoint of the views is: epoch * 2^32 + counter."),
 		checkpointTime:     desc("checkpoint_last_success_timestamp_seconds", "When the newest checkpoint of the views was taken."),
 		checkpointTook:     desc("checkpoint_duration_seconds", "How long the newest checkpoint took; 0 when an earlier process took it."),
@@ -152,7 +163,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
 		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
-		c.recoveryDone, c.recoveryExpected,
+		c.recoveryDone, c.recoveryExpected, c.readsLimit, c.readsMin, c.readsMax, c.readsInFlight,
 		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
 		c.drillRunning, c.drillFailed, c.drillSuccess, c.drillRTO, c.drills,
 	} {
@@ -234,6 +245,12 @@ func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {
 	if s.Phase != "" {
 		gauge(out, c.recoveryDone, float64(s.PhaseDone), s.Phase)
 		gauge(out, c.recoveryExpected, float64(s.PhaseExpected), s.Phase)
+	}
+	if s.ReadsLimit > 0 {
+		gauge(out, c.readsLimit, float64(s.ReadsLimit))
+		gauge(out, c.readsMin, float64(s.ReadsMin))
+		gauge(out, c.readsMax, float64(s.ReadsMax))
+		gauge(out, c.readsInFlight, float64(s.ReadsInFlight))
 	}
 }
 

@@ -39,12 +39,15 @@ func (b *bars) add(p *Progress, ph *phase) *bar {
 		mpb.PrependDecorators(decor.Name(ph.name, decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(figures),
 	)
-	drawn.SetTotal(ph.total, false)
+	drawn.SetTotal(ph.total.Load(), false)
 	return &bar{drawn}
 }
 
 // move shows what is done now.
-func (b *bar) move(ph *phase) { b.bar.SetCurrent(ph.done.Load()) }
+func (b *bar) move(ph *phase) {
+	b.bar.SetTotal(ph.total.Load(), false)
+	b.bar.SetCurrent(ph.done.Load())
+}
 
 // complete fills the bar, whatever its total was, and lets go of it.
 func (b *bar) complete(ph *phase) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 )
 
@@ -16,11 +17,13 @@ type Reading struct {
 	Bytes    uint64        // read so far
 	InFlight int           // requests now
 	Latency  time.Duration // until an answer begins
+	Limit    int           // requests that may be under way at once, now; 0: not known
+	Min, Max int           // what Limit stays between
 }
 
 // Explain lets p find out by itself what binds: it measures the processor and
 // the disk, asks reading, which may be nil, how the store answers, and is told
-// by Wait how long the operation had nothing to do. disk is a directory on the
+// by Waiting while the operation has nothing to do. disk is a directory on the
 // volume that is written to; its own speed is tried when the disk binds. Call
 // it before the first Start.
 func (p *Progress) Explain(reading func() Reading, disk string) {
@@ -33,15 +36,54 @@ func (p *Progress) Explain(reading func() Reading, disk string) {
 	p.reading, p.disk = reading, disk
 }
 
-// Wait says that the operation had nothing to do for so long, because nothing
-// had been read yet.
-func (p *Progress) Wait(d time.Duration) {
+// Waiting says that the operation has nothing to do from now until it calls
+// what is returned, because nothing has been read yet. The time counts while it
+// passes: a store that stops is seen while it has stopped.
+func (p *Progress) Waiting() (over func()) {
 	if p == nil {
-		return
+		return func() {}
 	}
-	if ph := p.current.Load(); ph != nil {
-		ph.waited.Add(int64(d))
+	ph := p.current.Load()
+	if ph == nil {
+		return func() {}
 	}
+	ph.wait.begin()
+	return ph.wait.end
+}
+
+// wait adds up the time in which something was waited for.
+type wait struct {
+	mu    sync.Mutex
+	count int           // who wait now; owned by mu
+	since time.Time     // since when somebody does; owned by mu
+	total time.Duration // of the waits that are over; owned by mu
+}
+
+func (w *wait) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count++; w.count == 1 {
+		w.since = time.Now()
+	}
+}
+
+func (w *wait) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count--; w.count == 0 {
+		w.total += time.Since(w.since)
+	}
+}
+
+// until returns what was waited until now, and for how long the wait goes on
+// that is not over.
+func (w *wait) until(now time.Time) (total, running time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count > 0 {
+		running = max(0, now.Sub(w.since))
+	}
+	return w.total + running, running
 }
 
 // usage is what the process has used since it began.
@@ -53,8 +95,9 @@ type usage struct {
 
 // shares are of a stretch of time.
 type shares struct {
-	waited  float64 // for the store
-	cpu     float64 // of all cores
+	waited  float64       // for the store
+	stopped time.Duration // that the wait at its end has lasted
+	cpu     float64       // of all cores
 	stalled float64
 	written float64 // bytes a second
 	reading Reading // of the stretch
@@ -69,6 +112,7 @@ func (p *Progress) shares(from, to *sample) shares {
 	return shares{
 		waited: to.waited.Seconds()/took - from.waited.Seconds()/took, cpu: (to.cpu - from.cpu).Seconds() / took / float64(runtime.GOMAXPROCS(0)),
 		stalled: (to.stalled - from.stalled).Seconds() / took, written: float64(to.written-from.written) / took, seconds: took,
+		stopped: to.waiting,
 		reading: Reading{Requests: to.reading.Requests - from.reading.Requests, Bytes: to.reading.Bytes - from.reading.Bytes, InFlight: to.reading.InFlight, Latency: to.reading.Latency},
 	}
 }
@@ -79,6 +123,9 @@ const (
 	cpuBindsAt = 0.8
 	idleCPU    = 0.4
 	diskLeast  = 4 << 20 // bytes a second that can be called writing
+	// stopsAfter is how long nothing comes, beside ten answers' time, until a
+	// store is said to have stopped.
+	stopsAfter = 3 * time.Second
 )
 
 // binds says what an operation waits for most, "" when nothing stands out.
@@ -86,6 +133,8 @@ func (s *shares) binds() string {
 	switch {
 	case s.seconds < bindsAfter:
 		return ""
+	case s.hasStopped():
+		return "store"
 	case s.waited >= bindsAt:
 		return s.store()
 	case s.written >= diskLeast && (s.stalled >= bindsAt || s.cpu < idleCPU):
@@ -96,6 +145,11 @@ func (s *shares) binds() string {
 		return "CPU, not all cores"
 	}
 	return ""
+}
+
+// hasStopped reports whether what is read next has not come for long.
+func (s *shares) hasStopped() bool {
+	return s.stopped >= stopsAfter && s.stopped >= 10*s.reading.Latency
 }
 
 // store tells a slow answer from a slow transfer: by Little's law a request
@@ -116,6 +170,10 @@ func (s *shares) store() string {
 // seconds.
 func (s *shares) advice(binds string, speed, eta float64) string {
 	switch binds {
+	case "store":
+		if s.hasStopped() {
+			return fmt.Sprintf("store: nothing has come for %s, %d reads are under way; see whether the store and the way to it are well", s.stopped.Round(time.Second), s.reading.InFlight)
+		}
 	case "store latency":
 		return fmt.Sprintf("store: an answer takes %s, %d reads at once; a machine nearer to the store would be faster", s.reading.Latency.Round(100*time.Microsecond), s.reading.InFlight)
 	case "network":

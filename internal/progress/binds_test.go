@@ -53,8 +53,10 @@ func TestAPhaseThatWaitsForTheStoreSaysSo(t *testing.T) {
 		p := New(nil, log)
 		p.Explain(func() Reading { return *reading.Load() }, t.TempDir())
 		p.Start("project objects", 100)
-		time.Sleep(4 * time.Second)
-		p.Wait(3 * time.Second)
+		over := p.Waiting()
+		time.Sleep(2900 * time.Millisecond)
+		over()
+		time.Sleep(1100 * time.Millisecond)
 		p.Add(40)
 		p.AddEvents(4000)
 		reading.Store(&Reading{Requests: 150, Bytes: 5 << 20, InFlight: 4, Latency: 100 * time.Millisecond})
@@ -73,6 +75,81 @@ func TestAPhaseThatWaitsForTheStoreSaysSo(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), "binds=\"store latency\"") {
 			t.Errorf("logged %s", out)
+		}
+	})
+}
+
+// A store that stops is seen while it has stopped, not when it goes on.
+func TestAStoreThatStopsIsSeenWhileItHasStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reading := func() Reading {
+			return Reading{Requests: 50, Bytes: 1 << 20, InFlight: 8, Latency: 100 * time.Millisecond, Limit: 12, Min: 2, Max: 64}
+		}
+		out, log := lines()
+		p := New(nil, log)
+		defer p.Close()
+		p.Explain(reading, t.TempDir())
+		p.Start("project objects", 100)
+		for range 10 { // it answers well
+			over := p.Waiting()
+			time.Sleep(100 * time.Millisecond)
+			over()
+			time.Sleep(900 * time.Millisecond)
+			p.Add(5)
+		}
+		if s := p.Snapshot(); s.Binds != "" || s.Advice != "" {
+			t.Errorf("while it answers: %+v", s)
+		}
+		over, also := p.Waiting(), p.Waiting() // as two views would, which is one wait
+		time.Sleep(stopsAfter - time.Millisecond)
+		if s := p.Snapshot(); s.Binds != "" {
+			t.Errorf("after less than %s: %+v", stopsAfter, s)
+		}
+		time.Sleep(time.Millisecond)
+		if s := p.Snapshot(); s.Binds != "store" || s.Advice == "" {
+			t.Errorf("after %s: %+v", stopsAfter, s)
+		}
+		time.Sleep(20*time.Second - stopsAfter)
+		s := p.Snapshot()
+		if want := "store: nothing has come for 20s, 8 reads are under way; see whether the store and the way to it are well"; s.Binds != "store" || s.Advice != want || s.PerSecond != 0 {
+			t.Errorf("while it has stopped: %+v, want the advice %q", s, want)
+		}
+		if text := s.String(); !strings.Contains(text, "12 of 2-64 reads at once, binds: store") {
+			t.Errorf("printed %q", text)
+		}
+		synctest.Wait()
+		if !strings.Contains(out.String(), `reads_at_once="12 of 2-64" binds=store advice="store: nothing has come for`) {
+			t.Errorf("logged %s", out)
+		}
+		over()
+		if s := p.Snapshot(); s.Binds != "store" {
+			t.Errorf("one view still waits: %+v", s)
+		}
+		also()
+		time.Sleep(time.Second)
+		if s := p.Snapshot(); s.Advice != "" && strings.Contains(s.Advice, "nothing has come") {
+			t.Errorf("it goes on: %+v", s)
+		}
+		p.Done()
+		if s := p.Phases()[0]; s.Reads != nil || s.ElapsedSeconds != 31 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestWhatAPhaseWillHaveMayShowLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, log := lines()
+		p := New(nil, log)
+		defer p.Close()
+		p.Expect(7) // of no phase
+		p.Start("verify", 0)
+		time.Sleep(time.Second)
+		p.Expect(10)
+		p.Expect(20)
+		p.Add(10)
+		if s := p.Snapshot(); s.Total != 30 || s.Done != 10 || s.ETASeconds != 2 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

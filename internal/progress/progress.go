@@ -29,7 +29,7 @@ const (
 	window    = 21 // samples that a rate is measured over, ten seconds from first to last
 )
 
-// Progress follows one operation through its phases, one at a time. Add,
+// Progress follows one operation through its phases, one at a time. Add, Expect,
 // AddBytes and Bind may be called by any goroutine, and so may Snapshot and
 // Phases; Start, Done and Close belong to whoever runs the phases. Every
 // method does nothing on nil.
@@ -53,11 +53,11 @@ type Progress struct {
 // phase is one of the operation's. Its counters only grow.
 type phase struct {
 	name        string
-	total       int64
+	total       atomic.Int64
 	begin       time.Time
 	done, bytes atomic.Int64
 	events      atomic.Int64
-	waited      atomic.Int64 // nanoseconds, for what is read
+	wait        wait // for what is read
 	binds       atomic.Pointer[string]
 	ended       atomic.Pointer[Snapshot] // nil while it runs
 	base        uint64                   // bytes that had been read from the store before
@@ -71,7 +71,7 @@ type phase struct {
 type sample struct {
 	at                  time.Time
 	done, bytes, events int64
-	waited              time.Duration
+	waited, waiting     time.Duration // in all, and since when now
 	usage
 	reading Reading
 }
@@ -101,7 +101,8 @@ func (p *Progress) Start(name string, total int64) {
 		return
 	}
 	p.Done()
-	ph := &phase{name: name, total: max(total, 0), begin: time.Now()}
+	ph := &phase{name: name, begin: time.Now()}
+	ph.total.Store(max(total, 0))
 	if p.reading != nil {
 		ph.base = p.reading().Bytes
 	}
@@ -120,7 +121,8 @@ func (p *Progress) Start(name string, total int64) {
 func (p *Progress) sample(ph *phase) sample {
 	s := sample{at: time.Now(), done: ph.done.Load(), bytes: ph.bytes.Load(), events: ph.events.Load()}
 	if p.reading != nil {
-		s.usage, s.reading, s.waited = measureUsage(), p.reading(), time.Duration(ph.waited.Load())
+		s.usage, s.reading = measureUsage(), p.reading()
+		s.waited, s.waiting = ph.wait.until(s.at)
 		s.bytes += int64(s.reading.Bytes - ph.base)
 	}
 	return s
@@ -140,6 +142,16 @@ func (p *Progress) Add(n int64) {
 	}
 	if ph := p.current.Load(); ph != nil {
 		ph.done.Add(n)
+	}
+}
+
+// Expect says that the phase will have n more units than it was known to.
+func (p *Progress) Expect(n int64) {
+	if p == nil {
+		return
+	}
+	if ph := p.current.Load(); ph != nil {
+		ph.total.Add(n)
 	}
 }
 

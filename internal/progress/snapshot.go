@@ -25,6 +25,15 @@ type Snapshot struct {
 	ETASeconds      float64   `json:"eta_seconds,omitempty"`       // 0: not known, or done
 	Binds           string    `json:"binds,omitempty"`             // what it waits for most; "": not known
 	Advice          string    `json:"advice,omitempty"`            // what would help
+	Reads           *Reads    `json:"reads,omitempty"`             // nil: not known, or the phase has ended
+}
+
+// Reads is how many reads of the store may be under way at once.
+type Reads struct {
+	Limit    int `json:"limit"` // now; it is found out, between the bounds
+	Min      int `json:"min"`
+	Max      int `json:"max"`
+	InFlight int `json:"in_flight"`
 }
 
 // Snapshot returns the running phase's, the zero one when none runs.
@@ -62,7 +71,7 @@ func (p *Progress) snapshot(ph *phase) Snapshot {
 // describe tells how far ph is, with the rates between two samples.
 func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	s := Snapshot{
-		Phase: ph.name, Began: ph.begin.UTC(), Total: ph.total, Done: now.done, Bytes: now.bytes, Events: now.events,
+		Phase: ph.name, Began: ph.begin.UTC(), Total: ph.total.Load(), Done: now.done, Bytes: now.bytes, Events: now.events,
 		ElapsedSeconds: now.at.Sub(ph.begin).Seconds(),
 	}
 	if took := now.at.Sub(since.at).Seconds(); took > 0 {
@@ -85,6 +94,9 @@ func (p *Progress) explain(s *Snapshot, since, now sample) {
 	p.mu.Lock()
 	speed := p.diskSpeed
 	p.mu.Unlock()
+	if r := &now.reading; r.Limit > 0 {
+		s.Reads = &Reads{Limit: r.Limit, Min: r.Min, Max: r.Max, InFlight: r.InFlight}
+	}
 	measured := p.shares(&since, &now)
 	s.Binds = measured.binds()
 	s.Advice = measured.advice(s.Binds, speed, s.ETASeconds)
@@ -95,7 +107,7 @@ func (p *Progress) explain(s *Snapshot, since, now sample) {
 func (p *Progress) final(ph *phase) Snapshot {
 	now := p.sample(ph)
 	s := p.describe(ph, ph.first, now)
-	s.Ended, s.ETASeconds, s.Advice = now.at.UTC(), 0, ""
+	s.Ended, s.ETASeconds, s.Advice, s.Reads = now.at.UTC(), 0, "", nil
 	ph.ended.Store(&s)
 	return s
 }
@@ -115,6 +127,9 @@ func (s Snapshot) attrs() []any {
 	}
 	if s.ETASeconds > 0 {
 		attrs = append(attrs, "eta", seconds(s.ETASeconds))
+	}
+	if r := s.Reads; r != nil {
+		attrs = append(attrs, "reads_at_once", r.String())
 	}
 	if s.Binds != "" {
 		attrs = append(attrs, "binds", s.Binds)
@@ -149,11 +164,17 @@ func (s Snapshot) counts() string {
 	if s.ETASeconds > 0 {
 		fmt.Fprintf(&b, ", %s left", seconds(s.ETASeconds))
 	}
+	if r := s.Reads; r != nil {
+		fmt.Fprintf(&b, ", %s reads at once", r)
+	}
 	if s.Binds != "" {
 		fmt.Fprintf(&b, ", binds: %s", s.Binds)
 	}
 	return b.String()
 }
+
+// String prints r for people: "8 of 2-512".
+func (r *Reads) String() string { return fmt.Sprintf("%d of %d-%d", r.Limit, r.Min, r.Max) }
 
 // compact prints a rate in as few digits as a person needs.
 func compact(f float64) string {

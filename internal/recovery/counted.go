@@ -6,7 +6,6 @@ import (
 	"context"
 	"iter"
 	"sync/atomic"
-	"time"
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/progress"
@@ -47,9 +46,11 @@ func (c counted) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventl
 // counting tells of all that is yielded.
 func counting[T any](c counted, all iter.Seq2[T, error], events func(T) int) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		began := time.Now()
+		over := c.progress.Waiting()
+		defer func() { over() }() // of the last wait, which ends with the history
 		for part, err := range all {
-			c.progress.Wait(time.Since(began))
+			over()
+			over = func() {}
 			if !yield(part, err) || err != nil {
 				return
 			}
@@ -58,7 +59,7 @@ func counting[T any](c counted, all iter.Seq2[T, error], events func(T) int) ite
 			if c.events != nil {
 				c.events.Add(uint64(events(part)))
 			}
-			began = time.Now()
+			over = c.progress.Waiting()
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -202,18 +203,13 @@ func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
 // project builds the views from the first event on.
 func (r *recovery) project(ctx context.Context) error {
 	r.phases.start("project objects", int64(r.inputs.Objects))
-	var merging atomic.Bool
-	var merged atomic.Uint64
+	var merging sync.Once
 	load := projector.Load{
 		Engine: r.Engine, Dir: r.Dir, Scratch: filepath.Join(r.Scratch, "runs"), Input: r.inputs.String(), Upto: r.inputs.Upto,
 		Projectors: r.Projectors, Memory: r.Memory, Tolerate: r.tolerance(), Log: r.Log,
-		Merging: func(done, total uint64) {
-			if merging.CompareAndSwap(false, true) {
-				r.phases.start("merge rows", int64(total))
-			}
-			if before := merged.Swap(done); done > before {
-				r.Progress.Add(int64(done - before))
-			}
+		Merging: func(n, total uint64) {
+			merging.Do(func() { r.phases.start("merge rows", int64(total)) })
+			r.Progress.Add(int64(n))
 		},
 	}
 	var err error
@@ -233,7 +229,8 @@ func (r *recovery) tolerance() func(*projector.Violation) bool {
 	}
 }
 
-// verify adds the digests up again from the rows that were written.
+// verify adds the digests up again from the rows that were written. It counts
+// ranges of keys, which the store cuts into about the same size.
 func (r *recovery) verify(ctx context.Context) error {
 	r.phases.start("verify", 0)
 	var errs []error
@@ -249,7 +246,12 @@ func (r *recovery) verifyView(ctx context.Context, p projector.Projector, built 
 		return err
 	}
 	defer func() { err = errors.Join(err, view.Close()) }()
-	position, digest, err := view.Recompute(ctx)
+	position, digest, err := view.RecomputeTelling(ctx, func(n, total int) {
+		if n == 0 {
+			r.Progress.Expect(int64(total))
+		}
+		r.Progress.Add(int64(n))
+	})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,10 +169,10 @@ func TestAServerWritesTheIndexObjectOfARunFromItsLocalCopies(t *testing.T) {
 		}
 		// One copy is not what it was any more: the archive counts.
 		restore := w.empty(s.log.Local()[20].Path())
-		var read int64
+		var read atomic.Int64
 		s.bucket.Set(buckettest.Hooks{Before: func(_ context.Context, op buckettest.Op, key string) error {
 			if op == buckettest.Get && strings.HasPrefix(key, archiver.LogPrefix) {
-				read++
+				read.Add(1)
 			}
 			return nil
 		}})
@@ -186,7 +187,7 @@ func TestAServerWritesTheIndexObjectOfARunFromItsLocalCopies(t *testing.T) {
 		if stats := x.Stats(); stats.Written != 1 || stats.Err != nil {
 			t.Fatalf("it says %+v", stats)
 		}
-		if read != 256+1 {
+		if read := read.Load(); read != 256+1 {
 			t.Errorf("%d reads of objects, want 256 of a trailer and one whole", read)
 		}
 		s.bucket.Set(noFaults)

@@ -53,8 +53,10 @@ func (v *sorted) settle() error {
 }
 
 func (v *sorted) restart() error {
+	err := v.wait() // a run that is still being written
 	v.sorter.restart()
-	return nil
+	v.taken, v.takenAt = 0, 0
+	return err
 }
 
 // finish merges the runs into a new store.

@@ -119,7 +119,7 @@ func importInto(ctx context.Context, engine Engine, dir string, p Projector, r i
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	in := &importer{out: tableWriter{store: store, number: new(atomic.Uint64)}, projector: p}
+	in := &importer{out: newTableWriter(store, new(atomic.Uint64)), projector: p}
 	if err := in.read(ctx, bufio.NewReaderSize(r, copyChunk)); err != nil {
 		return 0, errors.Join(err, in.out.finish())
 	}
@@ -131,7 +131,7 @@ func importInto(ctx context.Context, engine Engine, dir string, p Projector, r i
 
 // importer takes in a copy.
 type importer struct {
-	out       tableWriter
+	out       *tableWriter
 	projector Projector
 	state     state
 	rows      uint64

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -21,7 +20,7 @@ import (
 type merger struct {
 	projector Projector
 	tables    [256]*Table
-	marks     []mark
+	marks     []eventlog.Seq
 	hasher    *rowHasher
 	live      *tableWriter
 	history   *historyWriter
@@ -168,7 +167,8 @@ func (m *merger) beginRow(key []byte) error {
 // interval returns the index of the first mark at or after seq: from that mark
 // on the digest shows what the event seq did.
 func (m *merger) interval(seq eventlog.Seq) int {
-	return sort.Search(len(m.marks), func(i int) bool { return m.marks[i].Seq >= seq })
+	at, _ := slices.BinarySearch(m.marks, seq)
+	return at
 }
 
 // set makes r's row the live one.

@@ -5,7 +5,6 @@ package projector
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -19,7 +18,7 @@ import (
 //	key                   table's ID, then the row's key
 //	seq                   u64, of the event
 //	kind                  u8, see opKind; | 0x80 when want follows
-//	rule                  u8, index into rules
+//	rule                  u8, see Rule
 //	want                  u64
 //	value's size          u32
 //	value, aside          opAdd: two u64
@@ -42,12 +41,6 @@ type record struct {
 	aside []byte
 }
 
-// rules in the order of their numbers in a record. It only grows at its end
-// within a version of the run format.
-var rules = []Rule{"", RuleContiguous, RuleType, RuleForm, RuleEpochOnce, RuleAccount, RuleAccountOnce, RuleMachine,
-	RuleMachineOnce, RuleMachineName, RuleOwner, RuleStoreLive, RuleDeleteStored, RuleReuseStored, RuleTotals, RuleBar,
-	RuleDigest, RuleTransaction}
-
 // appendRecord appends the record of one change of the event seq. Its key is
 // that of the live row, also for what asks for a history row: all that
 // concerns one block lies together.
@@ -67,7 +60,7 @@ func appendRecord(b []byte, seq eventlog.Seq, c *Changes, o *op) []byte {
 	b = be.AppendUint16(b, uint16(1+len(key)))
 	b = append(append(b, o.table.ID), key...)
 	b = be.AppendUint64(b, uint64(seq))
-	b = append(b, kind, ruleNumber(o.rule))
+	b = append(b, kind, byte(o.rule))
 	if o.want != 0 {
 		b = be.AppendUint64(b, uint64(o.want))
 	}
@@ -78,8 +71,6 @@ func appendRecord(b []byte, seq eventlog.Seq, c *Changes, o *op) []byte {
 	b = be.AppendUint32(b, uint32(len(value)))
 	return append(append(b, value...), aside...)
 }
-
-func ruleNumber(rule Rule) byte { return byte(max(slices.Index(rules, rule), 0)) }
 
 // recordKey returns the key of the record that b begins with.
 func recordKey(b []byte) []byte {
@@ -108,10 +99,10 @@ func splitRecord(b []byte, r *record) (int, error) {
 	kind, rule := rest[8], rest[9]
 	rest = rest[10:]
 	r.kind, r.want = opKind(kind&^recordWant), 0
-	if int(rule) >= len(rules) || r.kind < opInsert || r.kind > opAdd {
+	if rule >= byte(rulePanic) || r.kind < opInsert || r.kind > opAdd {
 		return 0, fmt.Errorf("%w: a change of kind %d under rule %d", errRun, kind, rule)
 	}
-	r.rule = rules[rule]
+	r.rule = Rule(rule)
 	if kind&recordWant != 0 {
 		if len(rest) < 8 {
 			return 0, fmt.Errorf("%w: a record ends early", errRun)

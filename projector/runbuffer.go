@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"maps"
+	"math/bits"
 	"slices"
 )
 
@@ -18,6 +19,9 @@ type runBuffer struct {
 	records uint64 //
 	groups  map[string]*runGroup
 	free    [][]byte // chunks of maxChunk, to be used again
+
+	refs []recordRef // see sorted
+	ends []uint32
 }
 
 // runGroup has the records whose keys begin alike.
@@ -39,11 +43,12 @@ type recordRef struct {
 }
 
 const (
-	cutGroups  = 64   // groups that are cut into buckets; where there are more, each is small
-	cutBits    = 4    // they are cut by
-	keptGroups = 4096 // that are kept for the next run
-	minChunk   = 1 << 10
-	maxChunk   = 32 << 10
+	cutGroups   = 64   // groups that are cut into buckets; where there are more, each is small
+	cutBits     = 4    // they are cut by
+	keptGroups  = 4096 // that are kept for the next run
+	maxCellBits = 12   // that a bucket is cut by when it is sorted
+	minChunk    = 1 << 10
+	maxChunk    = 32 << 10
 )
 
 func newRunBuffer() *runBuffer { return &runBuffer{groups: map[string]*runGroup{}} }
@@ -108,13 +113,44 @@ func (b *runBuffer) each(use func(record []byte)) {
 		g := b.groups[name]
 		for i := range g.buckets {
 			bucket := &g.buckets[i]
-			slices.SortFunc(bucket.refs, bucket.compare)
-			for _, ref := range bucket.refs {
+			for _, ref := range b.sorted(bucket, g.shift) {
 				record := bucket.chunks[ref.chunk][ref.at:]
 				use(record[:recordSizeSize+binary.BigEndian.Uint32(record)])
 			}
 		}
 	}
+}
+
+// sorted returns the bucket's refs in order. The bits that follow those of the
+// bucket's number part them into cells of a few, hashes being spread evenly,
+// so that little is left to compare.
+func (b *runBuffer) sorted(bucket *runBucket, shift int) []recordRef {
+	n := len(bucket.refs)
+	if n == 0 {
+		return nil
+	}
+	width := min(bits.Len(uint(n)), maxCellBits)
+	cell := func(ref *recordRef) uint64 { return ref.next << (64 - shift) >> (64 - width) }
+	ends := append(b.ends[:0], make([]uint32, 1<<width)...)
+	for i := range bucket.refs {
+		ends[cell(&bucket.refs[i])]++
+	}
+	for i, sum := 0, uint32(0); i < len(ends); i++ {
+		ends[i], sum = sum, sum+ends[i]
+	}
+	refs := append(b.refs[:0], bucket.refs...)
+	for i := range bucket.refs {
+		end := &ends[cell(&bucket.refs[i])]
+		refs[*end] = bucket.refs[i]
+		*end++
+	}
+	from := uint32(0)
+	for _, end := range ends {
+		slices.SortFunc(refs[from:end], bucket.compare)
+		from = end
+	}
+	b.refs, b.ends = refs, ends
+	return refs
 }
 
 func (b *runBucket) compare(x, y recordRef) int {

@@ -82,7 +82,7 @@ func (r *Runner) Run(ctx context.Context, source Source) error {
 	r.stop(err)
 	if violation := (*Violation)(nil); errors.As(err, &violation) {
 		r.log.Error("view stopped: writes are refused until a person has looked at this",
-			"rule", string(violation.Rule), "seq", violation.Seq.String(), "type", violation.Type.String(),
+			"rule", violation.Rule.String(), "seq", violation.Seq.String(), "type", violation.Type.String(),
 			"machine", violation.Machine.String(), "ordinal", violation.Ordinal, "offset", violation.Offset, "err", err)
 	}
 	return err

@@ -146,8 +146,12 @@ func (v *sorted) newMerger(number *atomic.Uint64, told func(uint64)) (*merger, e
 	if err != nil {
 		return nil, err
 	}
-	m := &merger{projector: v.projector, marks: v.journal.Marks, hasher: hasher, told: told,
-		live: &tableWriter{store: v.store, number: number}, history: &historyWriter{out: tableWriter{store: v.store, number: number}},
+	marks := make([]eventlog.Seq, len(v.journal.Marks))
+	for i := range marks {
+		marks[i] = v.journal.Marks[i].Seq
+	}
+	m := &merger{projector: v.projector, marks: marks, hasher: hasher, told: told,
+		live: newTableWriter(v.store, number), history: &historyWriter{out: newTableWriter(v.store, number)},
 		deltas: make([]sum, len(v.journal.Marks)+1), machines: map[uint64]*sum{}}
 	for _, table := range v.projector.Tables() {
 		m.tables[table.ID] = table
@@ -242,7 +246,7 @@ func (v *sorted) conclusion(deltas []sum) (*state, *brokenRow) {
 
 // writeMachineSums writes the sums of all machines that have rows.
 func (v *sorted) writeMachineSums(machines map[uint64]*sum, number *atomic.Uint64) ([]string, error) {
-	out := tableWriter{store: v.store, number: number}
+	out := newTableWriter(v.store, number)
 	var key []byte
 	for _, id := range slices.Sorted(maps.Keys(machines)) {
 		if *machines[id] == (sum{}) {

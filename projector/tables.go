@@ -5,10 +5,11 @@ package projector
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -21,11 +22,19 @@ type tableWriter struct {
 	files  []string
 	file   TableFile
 	size   int
-	ending chan error // of the file before; nil: none is being ended
+	ending errgroup.Group // of the files before
 }
 
-// tableFileSize is how many bytes of rows go into one file, about.
-const tableFileSize = 32 << 20
+const (
+	tableFileSize = 32 << 20 // bytes of rows that go into one file, about
+	tablesEnding  = 4        // files of a writer that wait for the disk at a time
+)
+
+func newTableWriter(store Store, number *atomic.Uint64) *tableWriter {
+	w := &tableWriter{store: store, number: number}
+	w.ending.SetLimit(tablesEnding)
+	return w
+}
 
 func (w *tableWriter) set(key, value []byte) error {
 	if w.file == nil {
@@ -41,43 +50,32 @@ func (w *tableWriter) set(key, value []byte) error {
 	if err := w.file.Set(key, value); err != nil {
 		return err
 	}
-	if w.size < tableFileSize {
-		return nil
+	if w.size >= tableFileSize {
+		w.end()
 	}
-	return w.end()
+	return nil
 }
 
-// end ends the present file aside, because it waits for the disk, once the one
-// before has ended.
-func (w *tableWriter) end() error {
-	err := w.wait()
-	if w.file == nil {
-		return err
+// end ends the present file, aside because that waits for the disk.
+func (w *tableWriter) end() {
+	if w.file != nil {
+		w.ending.Go(w.file.Close)
+		w.file = nil
 	}
-	file, ending := w.file, make(chan error, 1)
-	w.file, w.ending = nil, ending
-	go func() { ending <- file.Close() }()
-	return err
-}
-
-func (w *tableWriter) wait() error {
-	if w.ending == nil {
-		return nil
-	}
-	err := <-w.ending
-	w.ending = nil
-	return err
 }
 
 // finish ends all files. It is called once, whatever went before.
-func (w *tableWriter) finish() error { return errors.Join(w.end(), w.wait()) }
+func (w *tableWriter) finish() error {
+	w.end()
+	return w.ending.Wait()
+}
 
 // historyWriter writes history rows in the order of their keys. That is not
 // quite the order in which they come: the row of a name and that of a longer
 // one which begins with it may change places, because the seq follows the
 // name.
 type historyWriter struct {
-	out     tableWriter
+	out     *tableWriter
 	waiting []historyRow // ascending
 	spare   []historyRow
 }

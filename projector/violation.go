@@ -12,31 +12,70 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 )
 
-// Rule names something that must hold whenever an event is applied, live and
-// in recovery alike.
-type Rule string
+// Rule is something that must hold whenever an event is applied, live and in
+// recovery alike.
+type Rule uint8
 
-// The rules.
+// The rules. Sorted runs hold their numbers: a new one stands before rulePanic.
 const (
-	RuleContiguous   Rule = "contiguous-seq"           // no event is missing that is not stated as cleaned
-	RuleType         Rule = "known-type"               // this build understands every type of event
-	RuleForm         Rule = "well-formed"              // an event's fields make sense together
-	RuleEpochOnce    Rule = "epoch-started-once"       // an epoch starts once
-	RuleAccount      Rule = "known-account"            // an event's account was opened
-	RuleAccountOnce  Rule = "account-opened-once"      // an account is opened once, under a name that is free
-	RuleMachine      Rule = "known-machine"            // an event's machine was registered
-	RuleMachineOnce  Rule = "machine-registered-once"  // a machine is registered once, and never again
-	RuleMachineName  Rule = "machine-name-free"        // an account has one machine of a name
-	RuleOwner        Rule = "owner-succeeds-owner"     // a re-owning names the owner that is and the event that made it so
-	RuleStoreLive    Rule = "store-of-live-block"      // a block is not stored while it is live
-	RuleDeleteStored Rule = "delete-names-store"       // a delete names the store it undoes, with its length and checksum
-	RuleReuseStored  Rule = "reuse-names-store"        // a store that brings no payload names one that did, of the same block
-	RuleTotals       Rule = "totals-never-negative"    // a machine's totals are never below zero
-	RuleBar          Rule = "release-names-bar"        // a released machine was barred
-	RuleDigest       Rule = "digest-as-recorded"       // a view's digest is what the log says it was
-	RuleTransaction  Rule = "one-write-transaction"    // a machine has one open write transaction
-	rulePanic        Rule = "projector-does-not-panic" // what a caught panic breaks
+	RuleContiguous   Rule = iota + 1 // no event is missing that is not stated as cleaned
+	RuleType                         // this build understands every type of event
+	RuleForm                         // an event's fields make sense together
+	RuleEpochOnce                    // an epoch starts once
+	RuleAccount                      // an event's account was opened
+	RuleAccountOnce                  // an account is opened once, under a name that is free
+	RuleMachine                      // an event's machine was registered
+	RuleMachineOnce                  // a machine is registered once, and never again
+	RuleMachineName                  // an account has one machine of a name
+	RuleOwner                        // a re-owning names the owner that is and the event that made it so
+	RuleStoreLive                    // a block is not stored while it is live
+	RuleDeleteStored                 // a delete names the store it undoes, with its length and checksum
+	RuleReuseStored                  // a store that brings no payload names one that did, of the same block
+	RuleTotals                       // a machine's totals are never below zero
+	RuleBar                          // a released machine was barred
+	RuleDigest                       // a view's digest is what the log says it was
+	RuleTransaction                  // a machine has one open write transaction
+	rulePanic                        // what a caught panic breaks
 )
+
+var ruleNames = [...]string{
+	RuleContiguous:   "contiguous-seq",
+	RuleType:         "known-type",
+	RuleForm:         "well-formed",
+	RuleEpochOnce:    "epoch-started-once",
+	RuleAccount:      "known-account",
+	RuleAccountOnce:  "account-opened-once",
+	RuleMachine:      "known-machine",
+	RuleMachineOnce:  "machine-registered-once",
+	RuleMachineName:  "machine-name-free",
+	RuleOwner:        "owner-succeeds-owner",
+	RuleStoreLive:    "store-of-live-block",
+	RuleDeleteStored: "delete-names-store",
+	RuleReuseStored:  "reuse-names-store",
+	RuleTotals:       "totals-never-negative",
+	RuleBar:          "release-names-bar",
+	RuleDigest:       "digest-as-recorded",
+	RuleTransaction:  "one-write-transaction",
+	rulePanic:        "projector-does-not-panic",
+}
+
+// String returns the rule's name.
+func (r Rule) String() string {
+	if r == 0 || int(r) >= len(ruleNames) {
+		return fmt.Sprintf("rule %d", uint8(r))
+	}
+	return ruleNames[r]
+}
+
+// ParseRule returns the rule of a name; false when there is none that
+// somebody could waive.
+func ParseRule(name string) (Rule, bool) {
+	at := slices.Index(ruleNames[:rulePanic], name)
+	return Rule(max(at, 0)), at > 0
+}
+
+// RuleNames returns the names of all rules that ParseRule knows, sorted.
+func RuleNames() []string { return slices.Sorted(slices.Values(ruleNames[1:rulePanic])) }
 
 // ErrAhead says that a view has applied events that no longer count: the
 // epoch that follows cut them off. Discard the view; it is projected again
@@ -141,17 +180,4 @@ func (v *Violation) note(e *eventlog.Event) {
 		line += fmt.Sprintf(" names machine %s", e.Machine)
 	}
 	v.Later = append(v.Later, line)
-}
-
-// Known reports whether r is one of the rules.
-func (r Rule) Known() bool { return r != "" && slices.Contains(rules, r) }
-
-// RuleNames returns the names of all rules, sorted.
-func RuleNames() []string {
-	names := make([]string, 0, len(rules))
-	for _, rule := range rules[1:] {
-		names = append(names, string(rule))
-	}
-	slices.Sort(names)
-	return names
 }

@@ -33,11 +33,11 @@ type checkResult struct {
 // foundViolation is one event that breaks a rule. Waive is what recover's
 // --waive would have to say.
 type foundViolation struct {
-	Rule   projector.Rule `json:"rule"`
-	Seq    eventlog.Seq   `json:"seq"`
-	View   string         `json:"view"`
-	Detail string         `json:"detail"`
-	Waive  string         `json:"waive"`
+	Rule   string       `json:"rule"`
+	Seq    eventlog.Seq `json:"seq"`
+	View   string       `json:"view"`
+	Detail string       `json:"detail"`
+	Waive  string       `json:"waive"`
 }
 
 // explained is of how many violations it is told what later events say: to
@@ -81,7 +81,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 		if i < explained {
 			v.Explain(ctx, archive)
 		}
-		result.Violations = append(result.Violations, foundViolation{v.Rule, v.Seq, v.View, v.Error(), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
+		result.Violations = append(result.Violations, foundViolation{v.Rule.String(), v.Seq, v.View, v.Error(), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
 	}
 	bar.Close()
 	if err := g.print(out, result, func(w io.Writer) error { return result.print(w) }); err != nil {

@@ -88,7 +88,7 @@ func parseBounds(text string) (lowest, highest int, err error) {
 
 func parseWaiver(text string) (archiver.Waiver, error) {
 	rule, scope, found := strings.Cut(text, "@")
-	if !found || !projector.Rule(rule).Known() {
+	if _, known := projector.ParseRule(rule); !found || !known {
 		return archiver.Waiver{}, fmt.Errorf("write RULE@SEQ or RULE@FIRST-LAST with a rule as a violation names it, one of %s", strings.Join(projector.RuleNames(), ", "))
 	}
 	first, last, isRange := strings.Cut(scope, "-")

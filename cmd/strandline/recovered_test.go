@@ -73,7 +73,7 @@ func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	first, second := checked.Violations[0], checked.Violations[1]
-	if first.Seq.String() != "1.4" || second.Seq.String() != "1.6" || first.Waive != string(first.Rule)+"@1.4" {
+	if first.Seq.String() != "1.4" || second.Seq.String() != "1.6" || first.Waive != first.Rule+"@1.4" {
 		t.Errorf("%+v", checked.Violations)
 	}
 	if !strings.Contains(first.Detail, "later events: ") {
@@ -112,7 +112,7 @@ func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 	for _, e := range archived(t, spec) {
 		if e.Type == eventlog.WaiverGranted {
 			granted++
-			if e.Name != string(first.Rule) || e.From != e.To || e.From != first.Seq && e.From != second.Seq {
+			if e.Name != first.Rule || e.From != e.To || e.From != first.Seq && e.From != second.Seq {
 				t.Errorf("%+v", e)
 			}
 		}

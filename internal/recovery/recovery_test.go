@@ -343,9 +343,9 @@ func TestAnEventThatBreaksARuleEndsTheRecoveryUnlessItIsTolerated(t *testing.T) 
 	if _, err := Run(t.Context(), opts); !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
 		t.Fatalf("got %v, want a violation of %s", err, wrong.Event.Seq)
 	}
-	wide := archiver.Waiver{Rule: string(violation.Rule), Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq}}
+	wide := archiver.Waiver{Rule: violation.Rule.String(), Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq}}
 	elsewhere := archiver.Waiver{Rule: wide.Rule, Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq - 1}}
-	otherwise := archiver.Waiver{Rule: string(projector.RuleTotals), Scope: wide.Scope}
+	otherwise := archiver.Waiver{Rule: projector.RuleTotals.String(), Scope: wide.Scope}
 	opts.Waivers = []archiver.Waiver{elsewhere, otherwise}
 	if _, err := Run(t.Context(), opts); !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
 		t.Fatalf("got %v, want a violation of %s, which nothing waives", err, wrong.Event.Seq)
@@ -378,7 +378,7 @@ func TestAWaiverOutlivesAnInterruption(t *testing.T) {
 	for n := range 8 { // far enough behind it for the views to be committed past it
 		w.put(uint64(w.objects+2+n), []eventlog.Entry{w.history.Next(eventlog.Event{Type: eventlog.AccountOpened, Name: fmt.Sprint("later", n)})})
 	}
-	waiver := archiver.Waiver{Rule: string(projector.RuleForm), Scope: eventlog.Range{First: wrong.Event.Seq, Last: wrong.Event.Seq}}
+	waiver := archiver.Waiver{Rule: projector.RuleForm.String(), Scope: eventlog.Range{First: wrong.Event.Seq, Last: wrong.Event.Seq}}
 	opts := w.options("new")
 	opts.Waivers = []archiver.Waiver{waiver}
 	ctx, kill := context.WithCancel(t.Context())
@@ -407,9 +407,9 @@ func TestAWaiverOutlivesAnInterruption(t *testing.T) {
 
 // A waiver that cannot be noted is not used.
 func TestAWaiverThatCannotBeNotedEndsTheRecovery(t *testing.T) {
-	w := &waivers{path: filepath.Join(t.TempDir(), "file", waiversName), log: quiet, granted: []archiver.Waiver{{Rule: "r", Scope: eventlog.Range{First: 1, Last: 9}}}}
+	w := &waivers{path: filepath.Join(t.TempDir(), "file", waiversName), log: quiet, granted: []archiver.Waiver{{Rule: "known-machine", Scope: eventlog.Range{First: 1, Last: 9}}}}
 	must(t, os.WriteFile(filepath.Dir(w.path), nil, 0o600))
-	if w.tolerate(&projector.Violation{Rule: "r", Seq: 5}) || w.err == nil || len(w.used) != 0 {
+	if w.tolerate(&projector.Violation{Rule: projector.RuleMachine, Seq: 5}) || w.err == nil || len(w.used) != 0 {
 		t.Errorf("used %v, %v", w.used, w.err)
 	}
 }

@@ -47,7 +47,7 @@ func loadWaivers(scratch string, granted []archiver.Waiver, log *slog.Logger) (*
 // tolerate goes on past what was waived.
 func (w *waivers) tolerate(v *projector.Violation) bool {
 	for _, waiver := range w.granted {
-		if waiver.Rule == string(v.Rule) && waiver.Scope.Contains(v.Seq) {
+		if waiver.Rule == v.Rule.String() && waiver.Scope.Contains(v.Seq) {
 			w.log.Warn("waived: the event changes nothing in this view", "rule", waiver.Rule, "seq", v.Seq.String(), "view", v.View, "violation", v.Error())
 			return w.use(waiver)
 		}

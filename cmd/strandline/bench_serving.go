@@ -73,7 +73,7 @@ func (b *recoverBench) checkpoint(ctx context.Context, spec string) error {
 	f.add(transfer, "s", "", "the transfer of a checkpoint, every byte hashed")
 	f.add(r.Seconds-transfer+started, "s", "under 5", "from a checkpoint until the server serves, without the transfer")
 	f.add(started, "s", "", "of that, the server's start")
-	return errors.Join(server.stop(), os.RemoveAll(filepath.Join(b.scratch, "again")))
+	return errors.Join(b.beside(ctx, server), server.stop(), os.RemoveAll(filepath.Join(b.scratch, "again")))
 }
 
 // transferTime is how long the recovery of a state directory restored a
@@ -93,9 +93,10 @@ func transferTime(data string) (float64, error) {
 
 // benchServer is a server that is measured.
 type benchServer struct {
-	cmd   *exec.Cmd
-	admin string
-	ended chan error
+	cmd    *exec.Cmd
+	listen string
+	admin  string
+	ended  chan error
 }
 
 // serve starts a server on a state directory, and waits until it is ready.
@@ -104,8 +105,12 @@ func (b *recoverBench) serve(ctx context.Context, name string, flags ...string) 
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"serve", "--data", filepath.Join(b.scratch, name), "--no-auth", "--listen", "127.0.0.1:0", "--admin", admin, "--drill-every", "0"}, flags...)
-	s := &benchServer{cmd: exec.CommandContext(ctx, b.self, args...), admin: admin, ended: make(chan error, 1)}
+	listen, err := freeLoopback()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"serve", "--data", filepath.Join(b.scratch, name), "--no-auth", "--listen", listen, "--admin", admin, "--drill-every", "0"}, flags...)
+	s := &benchServer{cmd: exec.CommandContext(ctx, b.self, args...), listen: listen, admin: admin, ended: make(chan error, 1)}
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("strandline serve: %w", err)

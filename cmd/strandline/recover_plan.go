@@ -62,18 +62,21 @@ type recoverPlan struct {
 	Checkpoint *recovery.Checkpoint `json:"checkpoint,omitempty"`
 	Tail       uint64               `json:"events_after_checkpoint,omitempty"`
 	FromDisk   uint64               `json:"disk_bytes_from_checkpoint,omitempty"`
-	// What the recovery from the checkpoint reads, costs and takes, about; of
-	// its files' requests nothing is known.
-	FromRead    uint64  `json:"estimated_bytes_read_from_checkpoint,omitempty"`
-	FromDollars float64 `json:"estimated_dollars_from_checkpoint,omitempty"`
-	FromSeconds float64 `json:"estimated_seconds_from_checkpoint,omitempty"`
+	// What the recovery from the checkpoint reads, costs and takes, about, at
+	// the rate at which a sample of its files came.
+	FromRead     uint64  `json:"estimated_bytes_read_from_checkpoint,omitempty"`
+	FromRequests uint64  `json:"estimated_requests_from_checkpoint,omitempty"`
+	FromRate     float64 `json:"checkpoint_bytes_per_second,omitempty"`
+	FromDollars  float64 `json:"estimated_dollars_from_checkpoint,omitempty"`
+	FromSeconds  float64 `json:"estimated_seconds_from_checkpoint,omitempty"`
 }
 
-// assumedRate is how many bytes of a checkpoint are taken to come in a second.
-const assumedRate = 100e6
-
-// sampleTime is how long the sample is read and projected.
-const sampleTime = 5 * time.Second
+// sampleTime is how long the sample is read and projected, and how long, at
+// most, files of a checkpoint are read; sampleBytes, how much of them.
+const (
+	sampleTime  = 5 * time.Second
+	sampleBytes = 256 << 20
+)
 
 func printPlan(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive, out io.Writer) error {
 	plan, err := makePlan(ctx, cfg, asked, bucket, archive)
@@ -119,8 +122,9 @@ func (f *recoverFlags) roomAt(data string) func(uint64) error {
 func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive) (*recoverPlan, error) {
 	plan := &recoverPlan{LogID: archive.LogID(), Archive: cfg.Archive}
 	var checkpoints recovery.Checkpoints
+	shelf := newShelf(archive, "", nil)
 	if !asked.full {
-		checkpoints = newShelf(archive, "", nil)
+		checkpoints = shelf
 	}
 	found, err := recovery.Look(ctx, archive, checkpoints)
 	if errors.Is(err, archiver.ErrHole) {
@@ -144,13 +148,27 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	if err := errors.Join(err, os.RemoveAll(scratch)); err != nil {
 		return nil, err
 	}
-	plan.extrapolate(sample, before, bucket.Stats(), found.Cost, &asked.prices)
+	gets := plan.extrapolate(sample, before, bucket.Stats(), found.Cost, &asked.prices)
+	if plan.Checkpoint == nil {
+		return plan, nil
+	}
+	plan.FromRate, err = shelf.Rate(ctx, *plan.Checkpoint, sampleTime, sampleBytes)
+	if errors.Is(err, recovery.ErrUnfit) { // recover would go back, at most to the first event
+		slog.Warn("the newest checkpoint cannot be used; this is the plan of a recovery from the first event", "checkpoint", plan.Checkpoint.Name, "err", err)
+		plan.Checkpoint, plan.Tail, plan.FromDisk = nil, 0, 0
+		return plan, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	plan.fromCheckpoint(gets, &asked.prices)
 	return plan, nil
 }
 
 // extrapolate takes the sample for all of the archive. What is read out of
-// index objects needs no sample: their sizes are listed.
-func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, cost archiver.Cost, prices *prices) {
+// index objects needs no sample: their sizes are listed. It returns the reads
+// for all events.
+func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, cost archiver.Cost, prices *prices) float64 {
 	p.Sampled, p.Indexed = sample.Objects, cost.Indexed
 	times := float64(p.Objects) / float64(max(sample.Objects, 1))
 	if sample.Events > 0 {
@@ -168,9 +186,7 @@ func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiv
 		p.PerSecond = float64(sample.Events) / sample.Seconds
 		p.Seconds = float64(p.Events) / p.PerSecond
 	}
-	if p.Checkpoint != nil {
-		p.fromCheckpoint(gets, prices)
-	}
+	return gets
 }
 
 // fromCheckpoint says the same of a recovery from the checkpoint: its bytes are
@@ -179,9 +195,10 @@ func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiv
 func (p *recoverPlan) fromCheckpoint(gets float64, prices *prices) {
 	bytes := float64(max(p.Checkpoint.Bytes, 0))
 	part := float64(p.Tail) / float64(max(p.Events, 1))
-	p.FromRead = uint64(bytes + float64(p.Read)*part)
-	p.FromDollars = gets*part/1000*prices.gets + float64(p.FromRead)/1e9*prices.bytes
-	p.FromSeconds = bytes / assumedRate
+	gets = gets*part + float64(p.Checkpoint.Files)
+	p.FromRead, p.FromRequests = uint64(bytes+float64(p.Read)*part), uint64(gets)
+	p.FromDollars = gets/1000*prices.gets + float64(p.FromRead)/1e9*prices.bytes
+	p.FromSeconds = bytes / p.FromRate
 	if p.PerSecond > 0 {
 		p.FromSeconds += float64(p.Tail) / p.PerSecond
 	}
@@ -215,8 +232,8 @@ func (p *recoverPlan) print(w io.Writer) error {
 	fmt.Fprintf(w, "read     %d requests, %s of metadata, no payload: $%.2f\n", p.Requests, humanize.IBytes(p.Read), p.Dollars)
 	fmt.Fprintf(w, "disk     %s while it runs, %s are free\n", humanize.IBytes(p.Disk), humanize.IBytes(p.Free))
 	if c := p.Checkpoint; c != nil {
-		fmt.Fprintf(w, "instead  checkpoint %s as of event %s: %s to transfer, then about %d events, %s of disk: $%.2f and %s, at %.0f MB/s; the lines above and below are for --full\n",
-			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.Tail, humanize.IBytes(p.FromDisk), p.FromDollars, time.Duration(p.FromSeconds*float64(time.Second)).Round(time.Second/10), assumedRate/1e6)
+		fmt.Fprintf(w, "instead  checkpoint %s as of event %s: %s to transfer in %d requests, then about %d events, %s of disk: $%.2f and %s, at %.0f MB/s; the lines above and below are for --full\n",
+			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.FromRequests, p.Tail, humanize.IBytes(p.FromDisk), p.FromDollars, time.Duration(p.FromSeconds*float64(time.Second)).Round(time.Second/10), p.FromRate/1e6)
 	}
 	_, err := fmt.Fprintf(w, "time     %s for %d events, %.0f a second\n", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second/10), p.Events, p.PerSecond)
 	return err

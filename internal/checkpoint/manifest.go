@@ -198,6 +198,18 @@ func (m *Manifest) bytes() (total int64) {
 	return total
 }
 
+// files is how many files have bytes.
+func (m *Manifest) files() (n int) {
+	for i := range m.Views {
+		for _, f := range m.Views[i].Files {
+			if f.Size > 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // contents are the files that must be in the archive, with their sizes.
 func (m *Manifest) contents() map[Hash]int64 {
 	all := map[Hash]int64{}

@@ -42,7 +42,7 @@ func (s *Shelf) List(ctx context.Context) ([]recovery.Checkpoint, error) {
 	for _, f := range found {
 		c := recovery.Checkpoint{Name: nameOf(f.seq), Seq: f.seq}
 		if f.manifest != nil {
-			c.Bytes = f.manifest.bytes()
+			c.Bytes, c.Files = f.manifest.bytes(), f.manifest.files()
 			if f.manifest.Ordinal != nil {
 				c.Ordinal = *f.manifest.Ordinal
 				s.Archive.Expect(c.Ordinal)

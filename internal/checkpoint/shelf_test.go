@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
@@ -363,5 +364,34 @@ func TestACheckpointThatIsRemovedWhileItIsRestoredIsPassedOver(t *testing.T) {
 	}
 	if there, err := w.engine.Exists(shelf.Scratch); there || err != nil {
 		t.Errorf("files of a checkpoint that came to nothing are left: %v", err)
+	}
+}
+
+// How fast a checkpoint's files come is measured on them alone: no more of them
+// is read than the limit says, and one that is not there is named.
+func TestTheRateOfACheckpointsFiles(t *testing.T) {
+	w, _, newer, own := twoCheckpoints(t, 230)
+	counted := buckettest.NewFaulty(w.bucket)
+	shelf := &Shelf{Archive: archiver.At(counted, logID), Engine: w.engine}
+	all, err := shelf.List(t.Context())
+	must(t, err)
+	if all[0].Seq != newer.Seq || all[0].Files != newer.files() || all[0].Files < 2 {
+		t.Fatalf("%+v, want %d files", all[0], newer.files())
+	}
+	before := counted.Calls(buckettest.Get)
+	rate, err := shelf.Rate(t.Context(), all[0], time.Hour, 1<<40)
+	must(t, err)
+	if gets := counted.Calls(buckettest.Get) - before; rate <= 0 || gets != all[0].Files+1 {
+		t.Errorf("%v bytes a second; %d reads, want one of each of %d files and of the manifest", rate, gets, all[0].Files)
+	}
+	before = counted.Calls(buckettest.Get)
+	_, err = shelf.Rate(t.Context(), all[0], time.Hour, 0)
+	must(t, err)
+	if gets := counted.Calls(buckettest.Get) - before; gets != 1 {
+		t.Errorf("%d reads, want the manifest alone", gets)
+	}
+	w.bucket.Remove(own[0])
+	if _, err = shelf.Rate(t.Context(), all[0], time.Hour, 1<<40); !errors.Is(err, recovery.ErrUnfit) || !strings.Contains(err.Error(), own[0]) {
+		t.Errorf("without %s: %v", own[0], err)
 	}
 }

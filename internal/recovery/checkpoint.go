@@ -33,6 +33,7 @@ type Checkpoint struct {
 	Seq  eventlog.Seq `json:"seq"` // the last event that any of its views includes
 
 	Bytes   int64  `json:"bytes,omitempty"`            // to transfer; 0: not known
+	Files   int    `json:"files,omitempty"`            // that they lie in, a request each; 0: not known
 	Ordinal uint64 `json:"archived_ordinal,omitempty"` // an object that was archived when it was taken; 0: not known
 }
 

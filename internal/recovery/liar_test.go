@@ -143,6 +143,9 @@ func TestAnIndexObjectThatLiesAboutAnEventIsNeverBelievedToTheEnd(t *testing.T) 
 		if !errors.As(err, &violation) || violation.Rule != projector.RuleDigest {
 			t.Errorf("seed %d: %v, want a violation of %s", seed, err, projector.RuleDigest)
 		}
+		if !strings.Contains(err.Error(), "strandline index verify") {
+			t.Errorf("seed %d: it does not say what tells: %v", seed, err)
+		}
 		w.bucket.Remove(key)
 		again, err := Run(t.Context(), opts)
 		if err == nil {

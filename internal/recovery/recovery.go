@@ -215,7 +215,17 @@ func (r *recovery) project(ctx context.Context) error {
 	var err error
 	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &r.events))
 	r.result.Events, r.result.Waived = r.events.Load(), r.waivers.used
-	return errors.Join(err, r.waivers.err)
+	return errors.Join(r.doubted(err), r.waivers.err)
+}
+
+// doubted says what else a violation may come from: what was projected was
+// mostly read out of index objects, and one that lies with right checksums is
+// told by nothing but what does not follow from it.
+func (r *recovery) doubted(err error) error {
+	if violation := (*projector.Violation)(nil); !errors.As(err, &violation) {
+		return err
+	}
+	return fmt.Errorf("%w; an index object that lies would look the same: `strandline index verify` tells, `strandline index rebuild` writes a right one; after that remove the directory, which holds what was read from it, and recover again", err)
 }
 
 // tolerance is what goes on past violations; nil when nothing does, because

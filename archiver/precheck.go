@@ -43,6 +43,9 @@ func (s *Start) check(ctx context.Context) error {
 	if err := s.checkTail(ctx, objects); err != nil {
 		return err
 	}
+	if err := s.checkUnapplied(ctx); err != nil {
+		return err
+	}
 	if s.own || s.handedOver() || s.TakeOver {
 		return nil
 	}
@@ -116,6 +119,28 @@ func (s *Start) checkTail(ctx context.Context, objects []ObjectInfo) error {
 		return nil
 	}
 	return refusal
+}
+
+// checkUnapplied refuses an archive in which an event that the views have yet to
+// apply is none that this build knows. Usually they have applied all but the
+// last few. An object that cannot be read is not judged here: the views may
+// have its events from the WAL.
+func (s *Start) checkUnapplied(ctx context.Context) error {
+	from := eventlog.FirstSeq
+	if applied := s.Views.Applied(); applied != 0 {
+		from = applied.Next()
+	}
+	for batch, err := range s.Archive.Follow(ctx, from) {
+		if err != nil {
+			return context.Cause(ctx) //nolint:nilerr // see above
+		}
+		for i := range batch.Entries {
+			if ev := &batch.Entries[i].Event; !ev.Type.Emitted() {
+				return fmt.Errorf("seq %s of %v: %w: %s", ev.Seq, s.Archive.Bucket(), eventlog.ErrUnknownType, ev.Type)
+			}
+		}
+	}
+	return nil
 }
 
 // handedOver reports whether the server with the highest claim ended cleanly:

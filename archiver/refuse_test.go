@@ -219,6 +219,31 @@ func TestAnEventOfALaterVersionIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
 	})
 }
 
+// The same of one that is archived already, which views that are behind would
+// come upon.
+func TestAnArchivedEventOfALaterVersionIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.store("first")
+		behind := slices.Clone(s.views.applied)
+		seq, err := s.append(eventlog.Event{Type: 1000, Actor: "test"}, "")
+		w.must(err)
+		s.stop()
+		s.views.applied = behind
+		before := w.bucket.Keys()
+		err = s.start(false)
+		expectError(t, err, eventlog.ErrUnknownType)
+		if !strings.Contains(err.Error(), seq.String()) {
+			t.Errorf("the error does not say which seq: %v", err)
+		}
+		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
+			t.Error("a refused start has changed something")
+		}
+	})
+}
+
 func TestDamageBeforeEventsThatAreNotArchivedIsRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
 		s := w.first()

@@ -48,6 +48,8 @@ type Start struct {
 
 // Views is what a start needs of the projections.
 type Views interface {
+	// Applied is the last event that every view has applied; 0: none.
+	Applied() eventlog.Seq
 	// CatchUp brings every view to the last event of log. A view whose last
 	// event log does not hold, or lies in stale (zero: none), is thrown away
 	// first and projected again.

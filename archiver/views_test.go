@@ -57,6 +57,9 @@ func (v *views) position() eventlog.Seq {
 	return v.applied[len(v.applied)-1].Event.Seq
 }
 
+// Applied implements archiver.Views.
+func (v *views) Applied() eventlog.Seq { return v.position() }
+
 // CatchUp implements archiver.Views.
 func (v *views) CatchUp(ctx context.Context, log eventlog.History, stale eventlog.Range) error {
 	v.step("the views begin to catch up")

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -133,6 +134,9 @@ func (v *viewSet) positions() []eventlog.Seq {
 	}
 	return seqs
 }
+
+// Applied implements archiver.Views.
+func (v *viewSet) Applied() eventlog.Seq { return slices.Min(v.positions()) }
 
 // CatchUp implements archiver.Views.
 func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale eventlog.Range) error {

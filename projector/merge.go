@@ -21,6 +21,7 @@ type merger struct {
 	projector Projector
 	tables    [256]*Table
 	marks     []eventlog.Seq
+	near      markRange // of the run that the record comes from
 	hasher    *rowHasher
 	live      *tableWriter
 	history   *historyWriter
@@ -55,6 +56,10 @@ type replayedHistory struct {
 	stored eventlog.Seq
 	value  []byte
 }
+
+// markRange is some marks, as indexes: of a run, those between its events. All
+// before are lower than its events, the one behind, if there is one, is not.
+type markRange struct{ from, to int }
 
 // brokenRow is a broken expectation, before the event it belongs to was looked
 // up again.
@@ -96,6 +101,7 @@ func (m *merger) merge(ctx context.Context, cursors []*runCursor) (err error) {
 		if c == nil {
 			break
 		}
+		m.near = c.run.near
 		if err := m.take(&c.record); err != nil {
 			return err
 		}
@@ -164,11 +170,11 @@ func (m *merger) beginRow(key []byte) error {
 	return nil
 }
 
-// interval returns the index of the first mark at or after seq: from that mark
-// on the digest shows what the event seq did.
+// interval returns the index of the first mark at or after seq, an event of the
+// present run: from that mark on the digest shows what the event did.
 func (m *merger) interval(seq eventlog.Seq) int {
-	at, _ := slices.BinarySearch(m.marks, seq)
-	return at
+	at, _ := slices.BinarySearch(m.marks[m.near.from:m.near.to], seq)
+	return m.near.from + at
 }
 
 // set makes r's row the live one.

@@ -119,6 +119,7 @@ type run struct {
 	file   *os.File
 	blocks []runBlockAt
 	end    int64 // where the blocks end
+	near   markRange
 }
 
 type runBlockAt struct {

@@ -104,11 +104,16 @@ func (v *sorted) merge(ctx context.Context) (at *state, err error) {
 		}
 	}()
 	var total uint64
+	var marks markRange
 	for _, stop := range v.journal.Stops {
 		r, err := openRun(filepath.Join(v.sorter.dir, stop.Run.File), stop.Run)
 		if err != nil {
 			return nil, err
 		}
+		for marks.from = marks.to; marks.to < len(v.journal.Marks) && v.journal.Marks[marks.to].Seq < stop.Position; {
+			marks.to++
+		}
+		r.near = marks
 		runs = append(runs, r)
 		total += stop.Run.Records
 	}

@@ -55,6 +55,10 @@ type app struct {
 	dir     *archiver.StateDir
 	bucket  archiver.Bucket
 	archive *archiver.Archive
+	// history is the archive as the views read it: ahead, with as many reads at
+	// once as it is worth. A client's read does not wait behind those.
+	history *archiver.Archive
+	reads   *archiver.AdaptiveBucket // below history
 	views   *viewSet
 	feed    *feed.Feed
 	// progress is that of the start; it is told to the service manager, too.
@@ -98,6 +102,7 @@ func (a *app) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer a.heedHangups()() // a start can last as long as the archive is away
+	defer obeyBounds(ctx, a.dir.Path(boundsName), a.reads)()
 	if err := a.start(ctx); err != nil && ctx.Err() == nil {
 		return errors.Join(err, a.stop(clients))
 	}
@@ -127,6 +132,9 @@ func (a *app) open(ctx context.Context) (err error) {
 	a.bucket = archiver.Observed(exclusive(bucket, state.SingleWriter || a.cfg.SingleWriter), a.metrics.ObserveArchive)
 	a.archive = archiver.At(a.bucket, state.LogID)
 	a.archive.SetLogger(a.log)
+	a.reads = archiver.Adaptive(a.bucket, archiver.AdaptiveOptions{})
+	a.history = archiver.At(a.reads, state.LogID)
+	a.history.SetLogger(a.log)
 	if a.cfg.HtpasswdFile != "" {
 		if a.auth, err = resticapi.OpenAuth(a.cfg.HtpasswdFile, a.log); err != nil {
 			return withCode(exitUsage, err)
@@ -235,7 +243,7 @@ func (a *app) tryStart(ctx context.Context) (reached bool, err error) {
 		a.log.Warn("a torn tail was cut", "what", cut)
 	}
 	start := &archiver.Start{
-		Dir: a.dir, Archive: a.archive, WAL: wal, Views: a.views, TakeOver: a.cfg.TakeOver,
+		Dir: a.dir, Archive: a.history, WAL: wal, Views: a.views, TakeOver: a.cfg.TakeOver,
 		Host: hostname(), Now: time.Now, Logger: a.log,
 	}
 	started, err := start.Run(ctx)

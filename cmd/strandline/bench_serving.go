@@ -170,7 +170,7 @@ func (b *recoverBench) overhead(ctx context.Context) error {
 	load := bench.Load{Op: bench.OpPut, Size: 1 << 10, Clients: 32, Lock: true, Duration: b.ingest, MaxOps: 400_000}
 	plan := bench.Plan{
 		Peers: []bench.Peer{b.peer("with", "--record-every", "4096"), b.peer("without", "--checkpoint-every", "0", "--record-every", "1000000000")},
-		Loads: []bench.Load{load}, Rounds: 5, Dir: b.scratch, Progress: func(text string) { slog.Info(text) },
+		Loads: []bench.Load{load}, Rounds: 10, Dir: b.scratch, Progress: func(text string) { slog.Info(text) },
 	}
 	report, err := bench.Run(ctx, plan)
 	if err != nil {

@@ -114,7 +114,7 @@ func (a *app) awaitArchive(ctx context.Context, pause time.Duration) error {
 
 // openReading lets clients read the WAL and what the views know of the rest.
 func (a *app) openReading(ctx context.Context, wal *eventlog.WAL, mode blockstore.Mode, shown httpapi.Mode, reason string) error {
-	log, err := wal.Reader(a.archive, slices.Max(a.views.positions()), fmt.Errorf("nothing is written: %s", reason))
+	log, err := wal.Reader(a.history, slices.Max(a.views.positions()), fmt.Errorf("nothing is written: %s", reason))
 	if err != nil {
 		return err
 	}

@@ -185,7 +185,10 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
-	defer (&recovering{cfg: cfg, logID: archive.LogID(), bucket: bucket, progress: bar, started: began}).serve()()
+	defer (&recovering{
+		cfg: cfg, logID: archive.LogID(), bucket: bucket, progress: bar, started: began,
+		dir: cfg.Data, reason: "the state is being built from the archive",
+	}).serve()()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
 		Checkpoints: newShelf(archive, dir.Path(recoveryScratch), bar), Full: asked.full,

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/recovery"
@@ -61,6 +62,11 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	var mu sync.Mutex
 	bar := newBar(bucket, scratch)
 	defer bar.Close()
+	defer obeyBounds(ctx, filepath.Join(scratch, boundsName), bucket)()
+	defer (&recovering{
+		cfg: cfg, logID: archive.LogID(), bucket: bucket, progress: bar, started: time.Now(),
+		dir: scratch, reason: "every event of the archive is checked against the rules; nothing of it is kept",
+	}).serve()()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: filepath.Join(scratch, "views"), Scratch: filepath.Join(scratch, "runs"), Progress: bar,
 		Tolerate: func(v *projector.Violation) bool {

@@ -135,8 +135,8 @@ func (f *recoverFlags) unused(used []archiver.Waiver) []archiver.Waiver {
 	return unused
 }
 
-// boundsName is the file of a state directory being recovered that may change
-// how many reads are under way at once.
+// boundsName is the file of a state directory that may change how many reads of
+// the archive are under way at once, for the views that are built there.
 const boundsName = "read-concurrency"
 
 // obeyBounds looks for the file every second until the function that it

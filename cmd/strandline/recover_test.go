@@ -29,11 +29,11 @@ func TestARecoveryThatDoesNotFitOnTheDiskIsRefusedUnlessItIsTold(t *testing.T) {
 	}
 }
 
-// What a recovery from a checkpoint takes is its bytes and its tail's part.
+// What a recovery from a checkpoint takes is its files and its tail's part.
 func TestAPlanIsOfTheRecoveryFromTheCheckpointToo(t *testing.T) {
-	p := recoverPlan{Events: 1000, Read: 4e9, PerSecond: 50, Tail: 250, Checkpoint: &recovery.Checkpoint{Bytes: 2e9}}
+	p := recoverPlan{Events: 1000, Read: 4e9, PerSecond: 50, Tail: 250, FromRate: 1e8, Checkpoint: &recovery.Checkpoint{Bytes: 2e9, Files: 1000}}
 	p.fromCheckpoint(8000, &prices{gets: 1, bytes: 0.5})
-	if p.FromRead != 3e9 || p.FromDollars != 2+1.5 || p.FromSeconds != 20+5 {
+	if p.FromRead != 3e9 || p.FromRequests != 2000+1000 || p.FromDollars != 3+1.5 || p.FromSeconds != 20+5 {
 		t.Errorf("%+v", p)
 	}
 }

@@ -28,6 +28,8 @@ type recovering struct {
 	bucket   *archiver.AdaptiveBucket
 	progress *progress.Progress
 	started  time.Time
+	dir      string // that it writes to
+	reason   string
 }
 
 var _ httpapi.Server = (*recovering)(nil)
@@ -75,9 +77,9 @@ func serveAdmin(ln net.Listener, options httpapi.Options) (stop func()) {
 // Status implements httpapi.Server.
 func (r *recovering) Status() httpapi.Status {
 	status := httpapi.Status{
-		Version: readVersion().Version, Time: time.Now().UTC(), Started: r.started.UTC(), Mode: httpapi.ModeRecovering, Reason: "the state is being built from the archive",
-		LogID: r.logID, Archive: withoutSecrets(r.cfg.Archive), StateDir: r.cfg.Data,
-		Next: []string{"wait until recover has ended; interrupted, the same command goes on", "to change how many reads are under way at once: a line MIN-MAX in the file " + boundsName + " of " + r.cfg.Data},
+		Version: readVersion().Version, Time: time.Now().UTC(), Started: r.started.UTC(), Mode: httpapi.ModeRecovering, Reason: r.reason,
+		LogID: r.logID, Archive: withoutSecrets(r.cfg.Archive), StateDir: r.dir,
+		Next: []string{"wait until recover has ended; interrupted, the same command goes on", "to change how many reads are under way at once: a line MIN-MAX in the file " + boundsName + " of " + r.dir},
 	}
 	if now := r.progress.Snapshot(); now.Phase != "" {
 		status.Progress = &now

@@ -57,7 +57,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	}
 	log, err := eventlog.Open(eventlog.Options{
 		Dir: a.dir.Path("wal"), Spool: a.dir.Path("spool"), Head: started.Head, Last: started.Last, LastTime: started.LastTime,
-		NextOrdinal: started.NextOrdinal, Local: started.Local, Archived: started.Archived, History: a.archive, Rules: roster,
+		NextOrdinal: started.NextOrdinal, Local: started.Local, Archived: started.Archived, History: a.history, Rules: roster,
 		Limits: eventlog.Limits{
 			BodyMemory: int64(a.cfg.BodyMemory), MaxBacklog: int64(a.cfg.MaxBacklog), DrainTime: a.cfg.AckTimeout / 2,
 		},

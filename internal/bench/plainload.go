@@ -18,10 +18,11 @@ const plainBatch = 8192
 // PlainLoad writes the rows of the block view that log makes into a fresh
 // store in dir, in the order of the events, in batches and without a look at
 // what is there: what one would write first, and what a recovery is compared
-// with. It checks nothing and sums nothing. The events are read ahead meanwhile.
+// with. It checks nothing and sums nothing, and waits for no disk before its
+// end. The events are read ahead meanwhile. The store is set up as a server's.
 func PlainLoad(ctx context.Context, engine projector.Engine, dir string, log eventlog.History) (events uint64, took time.Duration, err error) {
 	began := time.Now()
-	store, err := engine.Open(dir, projector.Bulk)
+	store, err := engine.Open(dir, projector.Live)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -23,9 +23,9 @@ import (
 
 // benchOptions are the flags of `bench serve`.
 type benchOptions struct {
-	dir, rclone, only, url string
-	seconds                time.Duration
-	rounds                 int
+	dir, rclone, minio, only, url string
+	seconds                       time.Duration
+	rounds                        int
 }
 
 func newBench(g *globals) *cobra.Command {
@@ -43,12 +43,14 @@ func newBenchServe(g *globals) *cobra.Command {
 	var o benchOptions
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Measure the server next to rclone serve restic and plain files",
-		Long: `Starts a Strandline server with a directory archive, rclone serve restic, and a
-baseline that writes, fsyncs and renames plain files, in turns and in temporary
-directories, puts the same load on each, and prints a table. The last column is
-Strandline's rate as a multiple of that line's. Nothing else should run meanwhile.`,
-		Example: "  strandline bench serve\n  strandline bench serve --only 'put 1KiB' --time 10s --dir /mnt/disk --json",
+		Short: "Measure the server next to rclone serve restic, plain files and the disk",
+		Long: `Starts a Strandline server with a directory archive, with --minio one whose
+archive is in a MinIO server, rclone serve restic, a baseline that writes, fsyncs
+and renames plain files, and for puts one file that is appended to and synced, in
+turns and in temporary directories, puts the same load on each, and prints a
+table. The last column is the first server's rate as a multiple of that line's.
+Nothing else should run meanwhile.`,
+		Example: "  strandline bench serve\n  strandline bench serve --minio /usr/local/bin/minio\n  strandline bench serve --only 'put 1KiB' --time 10s --dir /mnt/disk --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), g, cmd.OutOrStdout())
 		},
@@ -56,6 +58,7 @@ Strandline's rate as a multiple of that line's. Nothing else should run meanwhil
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
 	f.StringVar(&o.rclone, "rclone", "rclone", "rclone program; empty leaves it out")
+	f.StringVar(&o.minio, "minio", "", "MinIO program to start for a second server's archive (default: none)")
 	f.StringVar(&o.only, "only", "", "regular expression: only the loads whose name matches, like 'put 64KiB'")
 	f.StringVar(&o.url, "url", "", "measure this running server instead: http://HOST:PORT/ACCOUNT/MACHINE/")
 	f.DurationVar(&o.seconds, "time", 3*time.Second, "time for each load, peer and round")
@@ -108,14 +111,23 @@ func (o *benchOptions) plan() (bench.Plan, error) {
 	return plan, err
 }
 
-// peers are Strandline (or the running server), rclone if it is there, and
-// plain files.
+// peers are Strandline (or the running server), with another archive if one is
+// asked for, rclone if it is there, plain files and the disk.
 func (o *benchOptions) peers() ([]bench.Peer, error) {
 	first, err := o.firstPeer()
 	if err != nil {
 		return nil, err
 	}
 	peers := []bench.Peer{first}
+	if o.minio != "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program: %w", err)
+		}
+		peers = append(peers, bench.OnMinIO(o.minio, func(archive string, env []string) bench.Peer {
+			return servePeer("on MinIO", self, env, func(string) string { return archive })
+		}))
+	}
 	if o.rclone != "" {
 		path, err := exec.LookPath(o.rclone)
 		if err != nil {
@@ -124,7 +136,7 @@ func (o *benchOptions) peers() ([]bench.Peer, error) {
 			peers = append(peers, bench.Rclone(path).Peer())
 		}
 	}
-	return append(peers, bench.Files()), nil
+	return append(peers, bench.Files(), bench.Disk()), nil
 }
 
 func (o *benchOptions) firstPeer() (bench.Peer, error) {
@@ -139,14 +151,23 @@ func (o *benchOptions) firstPeer() (bench.Peer, error) {
 	if err != nil {
 		return bench.Peer{}, fmt.Errorf("find this program: %w", err)
 	}
+	return servePeer("strandline", self, nil, dirArchive), nil
+}
+
+// dirArchive is an archive in a directory beside the state.
+func dirArchive(dir string) string { return "dir:" + filepath.Join(dir, "archive") }
+
+// servePeer is a server of this program with the archive that is named for its
+// directory.
+func servePeer(name, self string, env []string, archive func(dir string) string, flags ...string) bench.Peer {
 	return bench.Command{
-		Name: "strandline",
+		Name: name, Env: env,
 		Before: func(dir string) []string {
-			return []string{self, "init", "--data", filepath.Join(dir, "state"), "--archive", "dir:" + filepath.Join(dir, "archive")}
+			return []string{self, "init", "--data", filepath.Join(dir, "state"), "--archive", archive(dir)}
 		},
 		Args: func(dir, addr string) []string {
-			return []string{self, "serve", "--data", filepath.Join(dir, "state"), "--no-auth", "--listen", addr, "--admin", "127.0.0.1:0"}
+			return append([]string{self, "serve", "--data", filepath.Join(dir, "state"), "--no-auth", "--listen", addr, "--admin", "127.0.0.1:0", "--drill-every", "0"}, flags...)
 		},
 		Path: "bench/load/",
-	}.Peer(), nil
+	}.Peer()
 }

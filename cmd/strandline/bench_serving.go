@@ -169,7 +169,7 @@ func (b *recoverBench) overhead(ctx context.Context) error {
 	}
 	load := bench.Load{Op: bench.OpPut, Size: 1 << 10, Clients: 32, Lock: true, Duration: b.ingest, MaxOps: 400_000}
 	plan := bench.Plan{
-		Peers: []bench.Peer{b.peer("with", "--record-every", "4096"), b.peer("without", "--checkpoint-every", "0", "--record-every", "1000000000")},
+		Peers: []bench.Peer{servePeer("with", b.self, nil, dirArchive, "--record-every", "4096"), servePeer("without", b.self, nil, dirArchive, "--checkpoint-every", "0", "--record-every", "1000000000")},
 		Loads: []bench.Load{load}, Rounds: 10, Dir: b.scratch, Progress: func(text string) { slog.Info(text) },
 	}
 	report, err := bench.Run(ctx, plan)
@@ -183,17 +183,4 @@ func (b *recoverBench) overhead(ctx context.Context) error {
 	b.figures.add(with, "puts/s", "", "storing 1 KiB blocks, 32 clients, digests recorded every 4,096 events")
 	b.figures.add(100*(1-with/without), "%", "under 5", "of that, slower than without them")
 	return nil
-}
-
-func (b *recoverBench) peer(name string, flags ...string) bench.Peer {
-	return bench.Command{
-		Name: name,
-		Before: func(dir string) []string {
-			return []string{b.self, "init", "--data", filepath.Join(dir, "state"), "--archive", "dir:" + filepath.Join(dir, "archive")}
-		},
-		Args: func(dir, addr string) []string {
-			return append([]string{b.self, "serve", "--data", filepath.Join(dir, "state"), "--no-auth", "--listen", addr, "--admin", "127.0.0.1:0", "--drill-every", "0"}, flags...)
-		},
-		Path: "bench/load/",
-	}.Peer()
 }

@@ -63,7 +63,7 @@ var arrows = map[string][]string{
 	"internal/resticapi":   {"internal/resticapi", "internal/blockstore", "eventlog"},
 	"internal/httpapi":     {"internal/httpapi", "internal/blockstore", "eventlog", "internal/progress"},
 	"internal/plainclient": {},
-	"internal/bench":       {"archiver", "eventlog", "projector"},
+	"internal/bench":       {"archiver", "eventlog", "projector", "internal/durable"},
 	"internal/checkpoint":  {"internal/checkpoint", "internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},
 	"internal/drill":       {"internal/drill", "eventlog", "archiver", "projector", "internal/recovery", "internal/progress"},
 	"internal/recovery":    {"internal/recovery", "eventlog", "archiver", "projector", "internal/durable", "internal/progress"},

@@ -27,6 +27,7 @@ type Op string
 const (
 	OpPut    Op = "put"
 	OpGet    Op = "get"
+	OpRange  Op = "range" // get of a random part of a block, at most 64 KiB
 	OpList   Op = "list"
 	OpDelete Op = "delete"
 	OpMixed  Op = "mixed"
@@ -52,22 +53,27 @@ func (l Load) String() string {
 	return text
 }
 
+// rangeSize is how much OpRange reads at most.
+const rangeSize = 64 << 10
+
 // Standard is what `strandline bench serve` measures: small, medium and large
-// blocks, stored with and without a lock, and read.
+// blocks, stored with and without a lock, and read; of the largest, parts, too.
 func Standard(duration time.Duration) []Load {
 	var loads []Load
 	for _, shape := range []struct {
 		size            int64
 		clients         int
 		maxOps, readOps int
-	}{{1 << 10, 32, 200_000, 5000}, {64 << 10, 16, 30_000, 2000}, {16 << 20, 5, 160, 32}} {
+	}{{1 << 10, 32, 200_000, 5000}, {64 << 10, 16, 30_000, 2000}, {1 << 20, 8, 2000, 256}, {16 << 20, 5, 160, 32}} {
 		put := Load{Op: OpPut, Size: shape.size, Clients: shape.clients, Lock: true, Duration: duration, MaxOps: shape.maxOps}
 		bare, get := put, put
 		bare.Lock = false
 		get.Op, get.Stored, get.MaxOps = OpGet, shape.readOps, 10*shape.maxOps
 		loads = append(loads, put, bare, get)
 	}
-	return loads
+	parts := loads[len(loads)-1]
+	parts.Op, parts.MaxOps = OpRange, 200_000
+	return append(loads, parts)
 }
 
 func (l Load) check() error {
@@ -82,7 +88,7 @@ func (l Load) check() error {
 		return fmt.Errorf("load %q: %d deletes of %d blocks", l, l.MaxOps, l.Stored)
 	}
 	switch l.Op {
-	case OpPut, OpGet, OpList, OpDelete, OpMixed:
+	case OpPut, OpGet, OpRange, OpList, OpDelete, OpMixed:
 		return nil
 	}
 	return fmt.Errorf("load %q: unknown operation", l)
@@ -103,6 +109,7 @@ type Peer struct {
 	Name string
 	// Start makes it ready, with its data in dir (empty, removed later).
 	Start func(ctx context.Context, dir string) (*Instance, error)
+	Puts  bool // it does nothing else; other loads pass it by
 }
 
 // Instance is a started peer.
@@ -120,6 +127,8 @@ type Client interface {
 	Put(ctx context.Context, name string, b body) error
 	// Get reads the block and compares it with b.
 	Get(ctx context.Context, name string, b body) error
+	// Range reads n bytes of the block from the one at on, and compares them.
+	Range(ctx context.Context, name string, b body, at, n int64) error
 	List(ctx context.Context) error
 	Delete(ctx context.Context, name string) error
 	Close() error
@@ -138,6 +147,9 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 		row := Row{Load: load, Name: load.String(), Results: make([]Result, len(plan.Peers))}
 		for round := range max(plan.Rounds, 1) {
 			for i, peer := range plan.Peers {
+				if peer.Puts && load.Op != OpPut {
+					continue
+				}
 				plan.progress("%s: %s, round %d of %d", peer.Name, load, round+1, max(plan.Rounds, 1))
 				part, err := turn(ctx, plan.Dir, peer, load)
 				if err != nil {

@@ -76,8 +76,7 @@ func (s *memoryServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !exists && r.Method == http.MethodGet:
 		http.NotFound(w, r)
 	case r.Method == http.MethodGet:
-		w.Header().Set("Content-Length", fmt.Sprint(len(have)))
-		_, _ = w.Write(have)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(have))
 	case r.Method == http.MethodDelete:
 		delete(s.blocks, path)
 	}
@@ -105,6 +104,7 @@ func TestEachOperationIsDoneAsOftenAsPlanned(t *testing.T) {
 	for op, want := range map[Op]map[string]int{
 		OpPut:    {"POST data": 40, "POST locks": 1},
 		OpGet:    {"POST data": 40, "GET data": 40},
+		OpRange:  {"POST data": 40, "GET data": 40},
 		OpList:   {"POST data": 40, "GET data": 40},
 		OpDelete: {"POST data": 40, "DELETE data": 40},
 	} {
@@ -262,6 +262,79 @@ func TestContentsAreUniqueAndNamedAfterTheirHash(t *testing.T) {
 		if seen[name] = true; b.equals(whole) || b.equals(whole[:99]) {
 			t.Errorf("block %d equals another", i)
 		}
+	}
+}
+
+// A part of a block is known by its place.
+func TestPartsOfContents(t *testing.T) {
+	b := newContent(1, 100).body(0)
+	whole := append(b.head[:], b.tail...)
+	for at := range int64(100) {
+		for n := range 101 - at {
+			part := bytes.Clone(whole[at : at+n])
+			if !b.has(part, at) {
+				t.Fatalf("%d bytes at %d are not known", n, at)
+			}
+			if n == 0 {
+				continue
+			}
+			part[n-1] ^= 1
+			if b.has(part, at) {
+				t.Fatalf("%d changed bytes at %d are taken for the block's", n, at)
+			}
+		}
+	}
+	if b.has(append(bytes.Clone(whole), 0), 0) || b.has(make([]byte, 2), 99) {
+		t.Error("more bytes than it has are taken for the block's")
+	}
+}
+
+// A large block's parts are asked for as parts, wherever they lie.
+func TestRangesAreAskedForAndCompared(t *testing.T) {
+	server, target := newMemoryServer(t)
+	load := small(OpRange)
+	load.Size, load.Stored = 3*rangeSize, 4
+	var asked sync.Map
+	server.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet {
+			asked.Store(r.Header.Get("Range"), true)
+		}
+		return false
+	})
+	report, err := Run(t.Context(), Plan{Peers: []Peer{Running("server", target), Files()}, Loads: []Load{load}, Dir: t.TempDir()})
+	if err != nil || report.Failed() || report.Rows[0].Results[0].Bytes != 40*rangeSize {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	places := 0
+	asked.Range(func(key, _ any) bool {
+		places++
+		return strings.HasPrefix(key.(string), "bytes=")
+	})
+	if places < 30 {
+		t.Errorf("%d places were asked for", places)
+	}
+	server.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		r.Header.Del("Range") // as a server that knows no ranges
+		return false
+	})
+	report, err = Run(t.Context(), Plan{Peers: []Peer{Running("server", target)}, Loads: []Load{load}, Dir: t.TempDir()})
+	if err != nil || report.Rows[0].Results[0].Errors != 40 {
+		t.Errorf("whole blocks instead: %+v, %v", report, err)
+	}
+}
+
+// The disk alone is measured by puts, and stays out of other rows.
+func TestTheDiskAloneIsMeasuredByPuts(t *testing.T) {
+	report, err := Run(t.Context(), Plan{Peers: []Peer{Files(), Disk()}, Loads: []Load{small(OpPut), small(OpGet)}, Dir: t.TempDir()})
+	if err != nil || report.Failed() {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if put, get := report.Rows[0].Results[1], report.Rows[1].Results[1]; put.Ops != 40 || put.Bytes != 40*1000 || get.Ops != 0 {
+		t.Errorf("%+v, %+v", put, get)
+	}
+	var table bytes.Buffer
+	if err := report.WriteTable(&table); err != nil || strings.Count(table.String(), "disk") != 1 {
+		t.Errorf("%v\n%s", err, &table)
 	}
 }
 

@@ -122,6 +122,10 @@ func (d *driver) one(ctx context.Context, client Client) (int64, error) {
 		return 0, client.List(ctx)
 	}
 	i := d.readable()
+	if op == OpRange {
+		n := min(d.load.Size, rangeSize)
+		return n, client.Range(ctx, d.content.names[i], d.content.body(i), rand.Int64N(d.load.Size-n+1), n)
+	}
 	return d.load.Size, client.Get(ctx, d.content.names[i], d.content.body(i))
 }
 

@@ -78,6 +78,24 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+func (c *fileClient) Range(_ context.Context, name string, b body, at, n int64) error {
+	f, err := os.Open(c.path(name))
+	if err != nil {
+		return fmt.Errorf("get %s: %w", name, err)
+	}
+	defer f.Close() // only read
+	if int64(len(c.buf)) < n {
+		c.buf = make([]byte, n)
+	}
+	if _, err := f.ReadAt(c.buf[:n], at); err != nil {
+		return fmt.Errorf("get %s: %w", name, err)
+	}
+	if !b.has(c.buf[:n], at) {
+		return fmt.Errorf("get %s: %w", name, errWrongBytes)
+	}
+	return nil
+}
+
 func (c *fileClient) Get(_ context.Context, name string, b body) error {
 	f, err := os.Open(c.path(name))
 	if err != nil {
@@ -124,6 +142,13 @@ func (c *fileClient) Delete(_ context.Context, name string) error {
 var errWrongBytes = errors.New("the bytes are not those that were stored")
 
 // equals compares data with the block.
-func (b *body) equals(data []byte) bool {
-	return int64(len(data)) == b.size() && bytes.Equal(data[:stampSize], b.head[:]) && bytes.Equal(data[stampSize:], b.tail)
+func (b *body) equals(data []byte) bool { return int64(len(data)) == b.size() && b.has(data, 0) }
+
+// has compares data with the block's bytes from the one at on.
+func (b *body) has(data []byte, at int64) bool {
+	head := b.head[min(at, stampSize):]
+	head = head[:min(len(head), len(data))]
+	from := max(at-stampSize, 0)
+	rest := data[len(head):]
+	return bytes.Equal(data[:len(head)], head) && from+int64(len(rest)) <= int64(len(b.tail)) && bytes.Equal(rest, b.tail[from:from+int64(len(rest))])
 }

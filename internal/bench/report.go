@@ -125,6 +125,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 	for _, row := range r.Rows {
 		for i := range row.Results {
 			name := ""
+			if row.Results[i].Elapsed == 0 {
+				continue // a peer that does not do this
+			}
 			if i == 0 {
 				name = row.Name
 			}

@@ -57,7 +57,7 @@ func Running(name string, t Target) Peer {
 // create registers the machine.
 func (t Target) create(ctx context.Context) error {
 	c := t.client()
-	err := c.(*restClient).do(ctx, "POST", "?create=true", nil, nil)
+	err := c.(*restClient).do(ctx, request{method: "POST", path: "?create=true"}, nil)
 	return errors.Join(err, c.Close())
 }
 
@@ -80,39 +80,66 @@ var _ Client = (*restClient)(nil)
 func (c *restClient) Lock(ctx context.Context) error {
 	b := body{}
 	rand.Read(b.head[:])
-	return c.do(ctx, "POST", "locks/"+hashBody(b), &b, nil)
+	return c.do(ctx, request{method: "POST", path: "locks/" + hashBody(b), body: &b}, nil)
 }
 
 // Put stores b under its name.
 func (c *restClient) Put(ctx context.Context, name string, b body) error {
-	return c.do(ctx, "POST", "data/"+name, &b, nil)
+	return c.do(ctx, request{method: "POST", path: "data/" + name, body: &b}, nil)
 }
 
 // Get reads a block and compares it with b.
 func (c *restClient) Get(ctx context.Context, name string, b body) error {
-	return c.do(ctx, "GET", "data/"+name, nil, func(answer *http.Response) error {
-		if int64(len(c.buf)) < b.size() {
-			c.buf = make([]byte, b.size())
+	return c.do(ctx, request{method: "GET", path: "data/" + name}, c.expect(b, 0, b.size()))
+}
+
+// Range reads a part of a block and compares it with b's.
+func (c *restClient) Range(ctx context.Context, name string, b body, at, n int64) error {
+	return c.do(ctx, request{method: "GET", path: "data/" + name, at: at, part: n}, c.expect(b, at, n))
+}
+
+// expect reads an answer that is to be n bytes of b from the one at on.
+func (c *restClient) expect(b body, at, n int64) func(*http.Response) error {
+	return func(answer *http.Response) error {
+		if int64(len(c.buf)) < n {
+			c.buf = make([]byte, n)
 		}
-		if answer.ContentLength != b.size() {
-			return fmt.Errorf("%d bytes instead of %d: %w", answer.ContentLength, b.size(), errWrongBytes)
+		if answer.ContentLength != n {
+			return fmt.Errorf("%d bytes instead of %d: %w", answer.ContentLength, n, errWrongBytes)
 		}
-		if _, err := io.ReadFull(answer.Body, c.buf[:b.size()]); err != nil {
+		if _, err := io.ReadFull(answer.Body, c.buf[:n]); err != nil {
 			return err
 		}
-		if !b.equals(c.buf[:b.size()]) {
+		if !b.has(c.buf[:n], at) {
 			return errWrongBytes
 		}
 		return nil
-	})
+	}
+}
+
+// request is one request to a target.
+type request struct {
+	method, path string
+	body         *body
+	at, part     int64 // of the answer's body are wanted part bytes from at on; 0: all
+}
+
+// wanted is the status of the answer to r.
+func (r *request) wanted() int {
+	if r.part != 0 {
+		return http.StatusPartialContent
+	}
+	return http.StatusOK
 }
 
 // List reads the listing of all data blocks.
-func (c *restClient) List(ctx context.Context) error { return c.do(ctx, "GET", "data/", nil, nil) }
+func (c *restClient) List(ctx context.Context) error {
+	return c.do(ctx, request{method: "GET", path: "data/"}, nil)
+}
 
 // Delete removes a block.
 func (c *restClient) Delete(ctx context.Context, name string) error {
-	return c.do(ctx, "DELETE", "data/"+name, nil, nil)
+	return c.do(ctx, request{method: "DELETE", path: "data/" + name}, nil)
 }
 
 // Close hangs up.
@@ -127,15 +154,15 @@ func (c *restClient) Close() error {
 
 // do sends one request and reads its whole answer. After an error the
 // connection is not used again.
-func (c *restClient) do(ctx context.Context, method, path string, b *body, read func(*http.Response) error) error {
-	err := c.exchange(ctx, method, path, b, read)
+func (c *restClient) do(ctx context.Context, r request, read func(*http.Response) error) error {
+	err := c.exchange(ctx, &r, read)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("%s %s: %w", method, path, err), c.Close())
+		err = errors.Join(fmt.Errorf("%s %s: %w", r.method, r.path, err), c.Close())
 	}
 	return err
 }
 
-func (c *restClient) exchange(ctx context.Context, method, path string, b *body, read func(*http.Response) error) error {
+func (c *restClient) exchange(ctx context.Context, r *request, read func(*http.Response) error) error {
 	if err := c.dial(ctx); err != nil {
 		return err
 	}
@@ -148,13 +175,13 @@ func (c *restClient) exchange(ctx context.Context, method, path string, b *body,
 	}
 	// A server may answer, and hang up, before it has read the whole body:
 	// then the answer says more than the failed write.
-	werr := c.send(method, path, b)
+	werr := c.send(r)
 	answer, err := http.ReadResponse(c.in, nil)
 	if err != nil {
 		return errors.Join(werr, err)
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
+	if answer.StatusCode != r.wanted() {
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 200)) // the status is the news
 		return fmt.Errorf("answered %s: %s", answer.Status, strings.TrimSpace(string(text)))
 	}
@@ -195,11 +222,11 @@ func (c *restClient) dial(ctx context.Context) error {
 }
 
 // send writes the request with one system call, without copying the body.
-func (c *restClient) send(method, path string, b *body) error {
-	h := append(c.head[:0], method...)
+func (c *restClient) send(r *request) error {
+	h := append(c.head[:0], r.method...)
 	h = append(h, ' ')
 	h = append(h, c.target.prefix...)
-	h = append(h, path...)
+	h = append(h, r.path...)
 	h = append(h, " HTTP/1.1\r\nHost: "...)
 	h = append(h, c.target.addr...)
 	h = append(h, "\r\nUser-Agent: strandline-bench\r\nAccept: application/vnd.x.restic.rest.v2\r\n"...)
@@ -208,11 +235,14 @@ func (c *restClient) send(method, path string, b *body) error {
 	}
 	parts := net.Buffers{nil}
 	length := int64(0)
-	if b != nil {
-		length = b.size()
-		parts = append(parts, b.head[:], b.tail)
+	if r.body != nil {
+		length = r.body.size()
+		parts = append(parts, r.body.head[:], r.body.tail)
 	}
-	if method == "POST" {
+	if r.part != 0 {
+		h = fmt.Appendf(h, "Range: bytes=%d-%d\r\n", r.at, r.at+r.part-1)
+	}
+	if r.method == "POST" {
 		h = fmt.Appendf(h, "Content-Type: application/octet-stream\r\nContent-Length: %d\r\n", length)
 	}
 	h = append(h, "\r\n"...)

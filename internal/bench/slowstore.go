@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -118,6 +120,28 @@ func (s *Store) await(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// OnMinIO is the peer that make returns for a MinIO server, whose program is at
+// path and which is started with it, and for its bucket.
+func OnMinIO(path string, make func(archive string, env []string) Peer) Peer {
+	return Peer{Name: make("", nil).Name, Start: func(ctx context.Context, dir string) (*Instance, error) {
+		data := filepath.Join(dir, "minio")
+		if err := os.MkdirAll(filepath.Join(data, "bench"), 0o700); err != nil { // MinIO takes a folder for a bucket
+			return nil, fmt.Errorf("make a bucket: %w", err)
+		}
+		store, err := StartMinIO(ctx, path, data, filepath.Join(dir, "minio.log"))
+		if err != nil {
+			return nil, err
+		}
+		instance, err := make("s3://bench/archive?endpoint="+store.Endpoint, store.Env).Start(ctx, dir)
+		if err != nil {
+			return nil, errors.Join(err, store.Stop())
+		}
+		stop := instance.Stop
+		instance.Stop = func() error { return errors.Join(stop(), store.Stop()) }
+		return instance, nil
+	}}
 }
 
 // Stop ends the server.

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !windows
+
+package e2e
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/strandline-project/strandline/internal/testkit"
+)
+
+// minio is the program that the benchmarks start.
+func minio(t *testing.T) string {
+	t.Helper()
+	if !testkit.All() {
+		t.Skip("needs MinIO; all tests are run by:", testkit.Command)
+	}
+	for _, server := range testkit.Servers() {
+		if server.Name == "minio" {
+			path, err := server.Path()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+	}
+	t.Fatal("the tests know of no MinIO")
+	return ""
+}
+
+// The benchmark of the server measures every peer that it is told of.
+func TestTheServerIsMeasuredNextToItsPeers(t *testing.T) {
+	w := newWorld(t)
+	var report struct {
+		Peers []string
+		Rows  []struct {
+			Load    string
+			Results []struct{ Ops, Errors int }
+		}
+	}
+	text := w.ok("bench", "serve", "--minio", minio(t), "--only", "put 1KiB @32$", "--time", "100ms", "--rounds", "1", "--dir", w.dir, "--json")
+	if err := json.Unmarshal([]byte(text), &report); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"strandline", "on MinIO", "rclone", "files", "disk"}; !slices.Equal(report.Peers, want) {
+		t.Fatalf("peers %q, want %q", report.Peers, want)
+	}
+	if len(report.Rows) != 1 {
+		t.Fatalf("%+v", report.Rows)
+	}
+	for i, result := range report.Rows[0].Results {
+		if result.Errors != 0 || result.Ops == 0 {
+			t.Errorf("%s: %+v", report.Peers[i], result)
+		}
+	}
+}
+
+// The benchmark of a recovery says each of its figures, with its goal.
+func TestARecoveryIsMeasured(t *testing.T) {
+	w := newWorld(t)
+	text := w.ok("bench", "recover", "--minio", minio(t), "--events", "20000", "--machines", "3", "--large", "40000", "--ingest", "0", "--dir", w.dir)
+	for _, part := range []string{
+		"recovery of 20000 events from the first one", "of plain batches", "50ms added", "from a checkpoint until the server serves",
+		"recovery of 40000 events", "under 1,024",
+	} {
+		if !strings.Contains(text, part) {
+			t.Errorf("it does not say %q:\n%s", part, text)
+		}
+	}
+}

@@ -17,7 +17,21 @@ import (
 
 // MachineView is the view of accounts, machines, live locks, totals, bars and
 // epochs.
-type MachineView struct{ *View }
+//
+// What every request asks is remembered: ids by name, bars, locks.
+type MachineView struct {
+	*View
+
+	ids   memo[string, eventlog.Seq] // 0: there is none
+	bars  memo[eventlog.Seq, eventlog.Seq]
+	locks memo[eventlog.Seq, []Lock]
+}
+
+var (
+	nameTables = []*Table{accountNames, machineNames}
+	barTables  = []*Table{bars}
+	lockTables = []*Table{locks}
+)
 
 // OpenMachineView opens the machine view in dir; see Open.
 func OpenMachineView(engine Engine, dir string, use Use, log *slog.Logger) (*MachineView, error) {
@@ -25,7 +39,7 @@ func OpenMachineView(engine Engine, dir string, use Use, log *slog.Logger) (*Mac
 	if err != nil {
 		return nil, err
 	}
-	return &MachineView{v}, nil
+	return &MachineView{View: v}, nil
 }
 
 // Account is someone who owns machines.
@@ -80,11 +94,14 @@ func (v *MachineView) MachineByName(account eventlog.Seq, name string) (eventlog
 }
 
 func (v *MachineView) idAt(table *Table, key []byte) (eventlog.Seq, bool, error) {
-	row, found, err := v.get(table, key, 8)
-	if err != nil || !found {
-		return 0, false, err
-	}
-	return eventlog.Seq(binary.BigEndian.Uint64(row.Value)), true, nil
+	id, err := v.ids.get(string(append([]byte{table.ID}, key...)), &v.changes, nameTables, func() (eventlog.Seq, error) {
+		row, found, err := v.get(table, key, 8)
+		if err != nil || !found {
+			return 0, err
+		}
+		return eventlog.Seq(binary.BigEndian.Uint64(row.Value)), nil
+	})
+	return id, id != 0, err
 }
 
 // get returns a row whose value has at least size bytes.
@@ -215,8 +232,13 @@ func makeID(row Row) (eventlog.Seq, error) {
 	return eventlog.Seq(binary.BigEndian.Uint64(row.Value)), nil
 }
 
-// Locks returns a machine's live locks, in the order of their names.
+// Locks returns a machine's live locks, in the order of their names. The slice
+// is for reading only.
 func (v *MachineView) Locks(ctx context.Context, machine eventlog.Seq) ([]Lock, error) {
+	return v.locks.get(machine, &v.changes, lockTables, func() ([]Lock, error) { return v.readLocks(ctx, machine) })
+}
+
+func (v *MachineView) readLocks(ctx context.Context, machine eventlog.Seq) ([]Lock, error) {
 	var all []Lock
 	key := seqKey(machine)
 	for lock, err := range each(ctx, v.View, locks, key[:], makeLock) {
@@ -238,9 +260,12 @@ func makeLock(row Row) (Lock, error) {
 // Barred returns the epoch_started that barred a machine, false when the
 // machine is not barred.
 func (v *MachineView) Barred(machine eventlog.Seq) (eventlog.Seq, bool, error) {
-	key := seqKey(machine)
-	row, found, err := v.get(bars, key[:], 0)
-	return row.Seq, found, err
+	since, err := v.bars.get(machine, &v.changes, barTables, func() (eventlog.Seq, error) {
+		key := seqKey(machine)
+		row, _, err := v.get(bars, key[:], 0)
+		return row.Seq, err
+	})
+	return since, since != 0, err
 }
 
 // BarredMachines returns every barred machine with the epoch_started that

@@ -28,9 +28,22 @@ func (s *storeSink) settle(position eventlog.Seq, time int64, now bool) (bool, e
 	if err := s.batch.Commit(); err != nil {
 		return false, fmt.Errorf("view %s: commit up to event %s: %w", s.projector.Name(), position, err)
 	}
+	s.countChanges()
 	s.rows.committed()
 	s.waiting = 0
 	return true, nil
+}
+
+// countChanges counts the tables whose live rows the commit changed.
+func (s *storeSink) countChanges() {
+	if s.changes == nil {
+		return
+	}
+	for _, index := range s.rows.dirty {
+		if table := s.rows.bytes(s.rows.rows[index].key)[0]; int(table) < len(s.changes) {
+			s.changes[table].Add(1)
+		}
+	}
 }
 
 // stage puts all that changed into the batch.

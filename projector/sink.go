@@ -40,6 +40,7 @@ type storeSink struct {
 	lastSum   *machineSum   // of the row summed last
 	dirtySums []*machineSum // changed since the last commit
 
+	changes  *tableChanges                                      // nil: nobody asks
 	recorded func(view string, seq eventlog.Seq, digest Digest) // see Load.Recorded; may be nil
 
 	minimum int // events to gather before settle commits unasked

@@ -21,6 +21,7 @@ type View struct {
 	store     Store
 	lane      *lane      // owned by the Runner's goroutine; nil when read-only
 	sink      *storeSink // the lane's
+	changes   tableChanges
 
 	mu      sync.Mutex
 	state   state // as committed last
@@ -91,6 +92,7 @@ func (v *View) load(use Use) error {
 	if v.sink, err = newStoreSink(v.projector, v.store, v.state, minimum); err != nil {
 		return err
 	}
+	v.sink.changes = &v.changes
 	if use == Bulk && !found {
 		v.sink.known = &filter{}
 	}

@@ -132,6 +132,37 @@ func TestConcurrencyShrinksWhenTheStoreSaysSo(t *testing.T) {
 	})
 }
 
+// A store that comes to do less lets its readers wait for one another.
+func TestConcurrencyShrinksWhenReadsTakeLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowStore{latency: 20 * time.Millisecond}
+		bucket := archiver.Adaptive(store, archiver.AdaptiveOptions{Max: 64})
+		readMany(t, bucket, 200, 5000)
+		before := bucket.Stats().Limit
+		store.capacity = make(chan struct{}, 8)
+		readMany(t, bucket, 200, 3000)
+		if after := bucket.Stats().Limit; before < 48 || after > before/2 {
+			t.Errorf("%d reads at once, and %d when only 8 got on at a time", before, after)
+		}
+	})
+}
+
+func TestConcurrencyShrinksAtTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := buckettest.NewFaulty(buckettest.NewMemory())
+		bucket := archiver.Adaptive(store, archiver.AdaptiveOptions{Initial: 100})
+		store.Set(buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error { return context.DeadlineExceeded }})
+		for range 200 {
+			if _, err := bucket.GetRange(t.Context(), "key", 0, 1); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+		}
+		if now := bucket.Stats().Limit; now > 70 {
+			t.Errorf("%d reads at once after 200 timeouts, began with 100", now)
+		}
+	})
+}
+
 func TestBoundsHoldAndCanBeChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowStore{latency: 50 * time.Millisecond}

@@ -19,8 +19,8 @@ import (
 const (
 	readsAhead   = 64
 	aheadBudget  = 64 << 20 // bytes of footers decoded, or about to be
-	storedBudget = 48 << 20 // bytes of footers as stored, out of index objects
-	pieceSize    = 16 << 20 // bytes of an index object that one request asks for
+	storedBudget = 96 << 20 // bytes of footers as stored, out of index objects
+	pieceSize    = 32 << 20 // bytes of an index object that one request asks for
 	indexesAhead = 8        // directories of index objects being read at once
 	indexWorth   = 8        // objects of a run that are to be read: fewer are read one by one
 	pieceReads   = 16       // objects that are read at once in place of a piece that cannot be

@@ -12,9 +12,10 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// maxConnections bounds the connections to the store. Recovery reads hundreds
-// of footers at once; the default of 16 idle ones makes it dial all the time.
-const maxConnections = 128
+// maxConnections bounds the connections to the store: as many as the reads that
+// archiver.Adaptive has under way at most. With the default of 16 idle ones a
+// recovery dials all the time.
+const maxConnections = 512
 
 func newTransport(secure bool) (*http.Transport, error) {
 	transport, err := minio.DefaultTransport(secure)

@@ -31,10 +31,11 @@ type recoverBench struct {
 	minio   string
 	ingest  time.Duration
 
-	self    string
-	scratch string
-	store   *bench.Store // nil: directory archives
-	figures figures
+	self     string
+	scratch  string
+	indexing time.Duration // what the index objects of archive took
+	store    *bench.Store  // nil: directory archives
+	figures  figures
 }
 
 // figure is a row of what bench recover prints.
@@ -130,8 +131,12 @@ func (b *recoverBench) run(ctx context.Context) (err error) {
 }
 
 func (b *recoverBench) measure(ctx context.Context) error {
+	b.archive.NoIndex = true // so that they can be measured
 	spec, err := b.fill(ctx, "a", &b.archive)
 	if err != nil {
+		return err
+	}
+	if err := b.index(ctx, spec); err != nil {
 		return err
 	}
 	whole, err := b.full(ctx, spec)
@@ -182,6 +187,22 @@ func (b *recoverBench) fill(ctx context.Context, name string, archive *bench.Arc
 	}
 	slog.Info("the archive is written", "events", archive.Events, "objects", archive.Objects, "metadata_bytes", archive.Metadata, "seconds", time.Since(began).Seconds())
 	return spec, os.RemoveAll(archive.Scratch)
+}
+
+// index writes the archive's index objects, as a server's indexer does.
+func (b *recoverBench) index(ctx context.Context, spec string) error {
+	bucket, err := openBucket(spec, false)
+	if err != nil {
+		return err
+	}
+	archive, err := archiver.Open(ctx, bucket)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	err = archive.RebuildIndex(ctx, b.scratch, 1, func(archiver.RunReport) error { return nil })
+	b.indexing = time.Since(began)
+	return err
 }
 
 // full recovers from the first event.
@@ -258,7 +279,7 @@ func (b *recoverBench) through(ctx context.Context, spec string, delay time.Dura
 // larger recovers from a larger archive.
 func (b *recoverBench) larger(ctx context.Context, whole *recoverResult) error {
 	archive := b.archive
-	archive.Events, archive.Objects = b.large, max(b.archive.Objects, 1+b.large/10_000)
+	archive.NoIndex, archive.Events, archive.Objects = false, b.large, max(b.archive.Objects, 1+b.large/10_000)
 	spec, err := b.fill(ctx, "large", &archive)
 	if err != nil {
 		return err
@@ -272,5 +293,7 @@ func (b *recoverBench) larger(ctx context.Context, whole *recoverResult) error {
 	f.add(rate, "events/s", "", "recovery of %d events from the first one", b.large)
 	f.add(rate*whole.Seconds/float64(b.archive.Events), "times", "at least 0.8", "the same, of the rate at %d", b.archive.Events)
 	f.add(float64(r.PeakMemory)/(1<<20), "MiB", "under 1,024", "its resident memory")
+	f.add(float64(r.Reads.Requests), "requests", fmt.Sprintf("at most %d", archive.Objects/100+300), "its requests for %d objects", archive.Objects)
+	f.add(float64(r.Reads.Bytes)/float64(archive.Metadata), "times", "at most 1.1", "bytes that it read, of the metadata's %d", archive.Metadata)
 	return nil
 }

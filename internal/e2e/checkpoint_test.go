@@ -5,8 +5,6 @@
 package e2e
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -181,23 +179,10 @@ func TestARecoveryGoesOnAsItWasBegun(t *testing.T) {
 		"c": {[]string{"--full"}, nil},
 	} {
 		args := []string{"recover", "--data", w.path(name), "--archive", w.archive}
-		began := func() bool {
+		w.cutOff(name, func() bool {
 			_, err := os.Stat(w.path(name, "recovery", "inputs.json"))
 			return err == nil
-		}
-		for try := range 400 {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(5+try)*time.Millisecond)
-			r := w.runContext(ctx, append(args, c.first...)...)
-			cancel()
-			if r.code >= 0 || began() {
-				break
-			}
-		}
-		if !began() {
-			must(t, errors.Join(os.RemoveAll(w.path(name))))
-			t.Logf("%s was recovered before it could be killed", name)
-			continue
-		}
+		}, append(args, c.first...)...)
 		w.refused(1, []string{"name a new directory", "--full"}, append(args, c.second...)...)
 		w.ok(append(args, c.first...)...)
 	}

@@ -73,17 +73,23 @@ func withHistory(t *testing.T, random *rand.Rand) *world {
 // that it is being recovered.
 func (w *world) halfRecovered(name string, args ...string) {
 	w.t.Helper()
-	recovering := func() bool {
+	w.cutOff(name, func() bool {
 		state, err := os.ReadFile(w.path(name, "state.json"))
 		return err == nil && bytes.Contains(state, []byte(`"phase":"recovering"`))
-	}
-	for range 20 {
+	}, args...)
+}
+
+// cutOff kills a recovery into the state directory name once it is so far, and
+// still is when it has ended.
+func (w *world) cutOff(name string, soFar func() bool, args ...string) {
+	w.t.Helper()
+	for range 50 {
 		must(w.t, os.RemoveAll(w.path(name)))
 		ctx, cut := context.WithTimeout(w.t.Context(), patience)
 		watched := make(chan struct{})
 		go func() {
 			defer close(watched)
-			for ctx.Err() == nil && !recovering() {
+			for ctx.Err() == nil && !soFar() {
 				time.Sleep(time.Millisecond)
 			}
 			cut()
@@ -91,7 +97,7 @@ func (w *world) halfRecovered(name string, args ...string) {
 		w.runContext(ctx, args...)
 		cut()
 		<-watched
-		if recovering() {
+		if soFar() {
 			return
 		}
 	}

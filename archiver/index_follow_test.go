@@ -327,6 +327,7 @@ var large = sync.OnceValue(func() *history {
 })
 
 func TestALargeIndexObjectIsReadInPieces(t *testing.T) {
+	t.Cleanup(archiver.SetPieceSize(16 << 20))
 	h := large().fork().index(t)
 	data, _ := h.Get(index1)
 	if len(data) < 17_500_000 {

@@ -241,7 +241,11 @@ func TestALoadOfOtherInputBeginsAnew(t *testing.T) {
 func TestDamagedRunsCostOnlyTime(t *testing.T) {
 	h, live := recordedHistory(t, 9, 300)
 	rng := rand.New(rand.NewPCG(1, 1))
-	for round := range 30 {
+	rounds := 30
+	if testing.Short() {
+		rounds = 6
+	}
+	for round := range rounds {
 		l := loadOf(t, h.Log)
 		projector.LoadAllSorted(l, 800)
 		if _, err := l.Run(t.Context(), &quitting{h.Log, 200}); !errors.Is(err, errQuit) {

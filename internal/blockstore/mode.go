@@ -106,6 +106,11 @@ func (s *Store) find(p Path) (machine, error) {
 	if err := p.Check(); err != nil {
 		return machine{}, err
 	}
+	return s.lookUp(p)
+}
+
+// lookUp is find of names that were checked.
+func (s *Store) lookUp(p Path) (machine, error) {
 	account, ok, err := s.opts.Machines.AccountByName(p.Account)
 	if err != nil {
 		return machine{}, fmt.Errorf("finding account %s: %w", p.Account, err)
@@ -125,7 +130,7 @@ func (s *Store) find(p Path) (machine, error) {
 
 // refind says whether p still names m, now that m's lock is held.
 func (s *Store) refind(p Path, m machine) error {
-	now, err := s.find(p)
+	now, err := s.lookUp(p)
 	if err != nil {
 		return err
 	}

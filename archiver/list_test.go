@@ -93,7 +93,7 @@ func TestAHoleAtTheBorderOfARangeIsFound(t *testing.T) {
 
 func TestAnObjectOfACleanerAtABorderIsRefusedToo(t *testing.T) {
 	h := longList(t, longest)
-	h.Set(archiver.ObjectInfo{First: 8000, Last: 8000, Revision: 1}.Key(), nil)
+	h.Set(archiver.ObjectInfo{First: 8000, Last: 8001, Revision: 1}.Key(), nil)
 	a := open(t, h)
 	a.Expect(longest)
 	_, err := a.Objects(t.Context(), 1)

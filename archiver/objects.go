@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
 )
 
 // ErrHole says that objects are missing from the archive: something that was
@@ -82,12 +84,17 @@ func compareObjects(x, y ObjectInfo) int {
 }
 
 // refuseCleaned refuses objects that only an index object explains, which
-// this version does not read, and an object listed with two sizes.
+// this version does not read, two objects for the same ordinals, one of which
+// is not what was archived, and an object listed with two sizes.
 func (a *Archive) refuseCleaned(objects []ObjectInfo) error {
 	for i, object := range objects {
 		if i > 0 && objects[i-1].First == object.First && objects[i-1].Key() != object.Key() {
-			return fmt.Errorf("list %v: there are two objects for ordinal %d, %s and %s, of which this version writes and reads the one with revision 0000: `strandline inspect object %d` shows whether that one is whole; then keep a copy of the other elsewhere and remove it from the bucket: %w",
-				a.bucket, object.First, objects[i-1].Key(), object.Key(), object.First, ErrFormat)
+			why := ErrFormat // a cleaner's, in the place of several
+			if objects[i-1].Last == object.Last {
+				why = eventlog.ErrDamaged
+			}
+			return fmt.Errorf("list %v: %w: there are two objects for ordinal %d, %s and %s, of which this version writes and reads the one with revision 0000: `strandline inspect object %d` shows whether that one is whole; then keep a copy of the other elsewhere and remove it from the bucket",
+				a.bucket, why, object.First, objects[i-1].Key(), object.Key(), object.First)
 		}
 		if object.First != object.Last || object.Revision != 0 {
 			return fmt.Errorf("list %v: %v was written by a cleaner: %w", a.bucket, object, ErrFormat)

@@ -165,7 +165,7 @@ func TestForeignKeysAreReportedAndHarmNothing(t *testing.T) {
 }
 
 func TestObjectsOfACleanerAreRefusedNotMisread(t *testing.T) {
-	for _, object := range []archiver.ObjectInfo{{First: 1, Last: 3, Revision: 1}, {First: 2, Last: 2, Revision: 1}, {First: 2, Last: 3}} {
+	for _, object := range []archiver.ObjectInfo{{First: 1, Last: 3, Revision: 1}, {First: 2, Last: 3, Revision: 1}, {First: 2, Last: 3}} {
 		h := newHistory(t, 3, 1)
 		h.Set(object.Key(), []byte("x"))
 		if _, err := open(t, h).Objects(t.Context(), 1); !errors.Is(err, archiver.ErrFormat) || !strings.Contains(err.Error(), object.Key()) {
@@ -180,7 +180,7 @@ func TestTwoObjectsForOneOrdinalAreNamed(t *testing.T) {
 	h.Set(other.Key(), []byte("x"))
 	_, err := open(t, h).Objects(t.Context(), 1)
 	for _, want := range []string{"two objects for ordinal 2", archiver.Shipped(2).Key(), other.Key(), "inspect object 2", "remove it"} {
-		if !errors.Is(err, archiver.ErrFormat) || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, eventlog.ErrDamaged) || errors.Is(err, archiver.ErrFormat) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}
 	}

@@ -310,8 +310,7 @@ func (a *app) gauges() metrics.State {
 	}
 	reads := a.reads.Stats()
 	state.ReadsLimit, state.ReadsMin, state.ReadsMax, state.ReadsInFlight = reads.Limit, reads.Min, reads.Max, reads.InFlight
-	now := a.progress.Snapshot()
-	state.Phase, state.PhaseDone, state.PhaseExpected = now.Phase, now.Done, now.Total
+	phaseGauges(&state, a.progress.Snapshot())
 	if s.serving == nil {
 		return state
 	}

@@ -155,7 +155,7 @@ func (a *app) open(ctx context.Context) (err error) {
 		return err
 	}
 	a.progress = progress.New(nil, a.log)
-	a.progress.Explain(nil, a.cfg.Data)
+	a.progress.Explain(readingOf(a.reads), a.cfg.Data)
 	a.views.progress = a.progress
 	return nil
 }

@@ -59,7 +59,9 @@ func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (stri
 	case s.log == nil:
 		err = errors.New(s.Unread)
 	case s.archive != nil:
-		_, err = recovery.Run(ctx, recovery.Options{Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Progress: c.progress})
+		_, err = recovery.Run(ctx, recovery.Options{
+			Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Room: roomAt(root, "--scratch"), Progress: c.progress,
+		})
 	default:
 		c.progress.Start(fmt.Sprintf("build %s as of %s (batches)", s.label, seq), 0)
 		load := projector.Load{

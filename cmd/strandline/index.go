@@ -40,6 +40,8 @@ on it: one that is missing or damaged costs a recovery time, and nothing else.`,
 // indexCommand is a command that works on the index objects of --archive.
 func indexCommand(cmd *cobra.Command, run func(context.Context, *archiver.Archive, io.Writer) error) *cobra.Command {
 	load := bindConfig(cmd, "archive")
+	var bounds readBounds
+	bounds.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load.load()
 		if err != nil {
@@ -52,7 +54,7 @@ func indexCommand(cmd *cobra.Command, run func(context.Context, *archiver.Archiv
 		if err != nil {
 			return err
 		}
-		archive, err := archiver.Open(cmd.Context(), archiver.Adaptive(bucket, archiver.AdaptiveOptions{}))
+		archive, err := archiver.Open(cmd.Context(), archiver.Adaptive(bucket, bounds.AdaptiveOptions))
 		if err != nil {
 			return err
 		}

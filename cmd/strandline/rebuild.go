@@ -168,7 +168,7 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 	scratch := filepath.Join(asked.to, p.Name()+".recovery")
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: asked.to, Scratch: scratch, Until: until,
-		Projectors: []projector.Projector{p}, Room: (&recoverFlags{}).roomAt(asked.to), Progress: bar,
+		Projectors: []projector.Projector{p}, Room: roomAt(asked.to, "--to"), Progress: bar,
 	})
 	if err == nil {
 		err = durable.RemoveAll(scratch) // a crash before leaves what the same command ends

@@ -45,9 +45,10 @@ is finished the directory cannot be served. Afterwards, look around with
 'strandline serve --hold', or take over with 'strandline serve --take-over'.
 
 --plan says beforehand what would be read, what is missing, how much disk it
-takes and how long, from a sample of a few seconds. --until builds the state as
-of an event or a time, for looking. --check-all lists every event that breaks a
-rule, and builds nothing; --waive goes on past exactly those that it names.
+takes and how long, from a sample of a few seconds that it projects on the disk
+of --data and removes. --until builds the state as of an event or a time, for
+looking. --check-all lists every event that breaks a rule, and keeps nothing of
+what it builds in --scratch; --waive goes on past exactly those that it names.
 
 While it runs it answers at --admin, as a server does: 'strandline status' shows
 the phase, how far it is, how fast, for how long, what binds it and what would
@@ -192,7 +193,7 @@ func recoverInto(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: dir.Path("views"), Scratch: dir.Path(recoveryScratch),
 		Checkpoints: newShelf(archive, dir.Path(recoveryScratch), bar), Full: asked.full,
-		Until: until, Waivers: asked.waivers, Room: asked.roomAt(cfg.Data), Progress: bar,
+		Until: until, Waivers: asked.waivers, Room: asked.roomAt(cfg.Data, "--data"), Progress: bar,
 	})
 	if errors.Is(err, unix.ENOSPC) {
 		err = fmt.Errorf("%w: make room, then give the same command again: it goes on where it was", err)

@@ -52,9 +52,9 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	if err != nil {
 		return err
 	}
-	scratch, err := os.MkdirTemp("", "strandline-check-")
+	scratch, err := os.MkdirTemp(asked.scratch, "strandline-check-")
 	if err != nil {
-		return fmt.Errorf("make a directory to check in: %w", err)
+		return fmt.Errorf("make a directory to check in: %w; write --scratch DIR", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	result := checkResult{Archive: bucket.String(), Violations: []foundViolation{}}
@@ -69,6 +69,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	}).serve()()
 	built, err := recovery.Run(ctx, recovery.Options{
 		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: filepath.Join(scratch, "views"), Scratch: filepath.Join(scratch, "runs"), Progress: bar,
+		Room: asked.roomAt(scratch, "--scratch"),
 		Tolerate: func(v *projector.Violation) bool {
 			mu.Lock()
 			defer mu.Unlock()

@@ -33,6 +33,7 @@ type recoverFlags struct {
 	plan, checkAll bool
 	full           bool
 	skipDisk       bool
+	scratch        string
 	prices         prices
 
 	concurrency readBounds
@@ -45,6 +46,7 @@ func (f *recoverFlags) bind(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.full, "full", false, "project every event from the first on, and use no checkpoint")
 	flags.BoolVar(&f.plan, "plan", false, "say what a recovery would read, need and take, and build nothing")
 	flags.BoolVar(&f.checkAll, "check-all", false, "list every event that breaks a rule, and build nothing")
+	flags.StringVar(&f.scratch, "scratch", "", "with --check-all: directory on a disk with room for the views (default: the system's for temporary files)")
 	flags.StringArrayVar(&f.waive, "waive", nil, "go on past events that break a rule: RULE@SEQ or RULE@FIRST-LAST; may be repeated")
 	f.concurrency.bind(flags)
 	flags.BoolVar(&f.skipDisk, "skip-disk-check", false, "begin even if the disk seems too small")
@@ -66,8 +68,13 @@ func (f *recoverFlags) parse() (err error) {
 		}
 		f.waivers = append(f.waivers, w)
 	}
-	if f.plan && f.checkAll {
+	switch {
+	case f.plan && f.checkAll:
 		return errors.New("--plan and --check-all: ask for one of them")
+	case f.plan && f.until != "":
+		return errors.New("--plan and --until: a plan is of a recovery up to the archive's end; leave one of them out")
+	case f.scratch != "" && !f.checkAll:
+		return errors.New("--scratch is for --check-all; a recovery works in --data")
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -37,15 +38,21 @@ func (p *prices) bind(flags *pflag.FlagSet) {
 	flags.Float64Var(&p.bytes, "price-gb", 0.09, "with --plan: dollars for a gigabyte that leaves the store")
 }
 
-// recoverPlan is what recover --plan prints. What is estimated comes from a
-// sample of the archive's beginning.
+// recoverPlan is what recover --plan prints.
 type recoverPlan struct {
-	LogID     eventlog.ID  `json:"log_id"`
-	Archive   string       `json:"archive"`
+	LogID     eventlog.ID `json:"log_id"`
+	Archive   string      `json:"archive"`
+	Free      uint64      `json:"free_disk_bytes"`   // where --data is to be
+	Missing   string      `json:"missing,omitempty"` // "" when nothing is
+	*estimate             // nil when something is missing: none of it is known then
+}
+
+// estimate is what a whole archive holds and its recovery takes. What is
+// estimated comes from a sample of the archive's beginning.
+type estimate struct {
 	Objects   int          `json:"objects"`
 	Bytes     int64        `json:"archive_bytes"`
 	Last      eventlog.Seq `json:"last_seq"`
-	Missing   string       `json:"missing,omitempty"` // "" when nothing is
 	Sampled   int          `json:"sampled_objects"`
 	Indexed   int          `json:"indexed_objects"` // whose metadata index objects have
 	Events    uint64       `json:"estimated_events"`
@@ -53,7 +60,6 @@ type recoverPlan struct {
 	Requests  uint64       `json:"estimated_requests"`
 	Dollars   float64      `json:"estimated_dollars"`
 	Disk      uint64       `json:"estimated_disk_bytes"` // at most, while it runs
-	Free      uint64       `json:"free_disk_bytes"`      // where --data is to be
 	Seconds   float64      `json:"estimated_seconds"`
 	PerSecond float64      `json:"estimated_events_per_second"`
 	// Checkpoint is what the recovery would begin from: then only its bytes
@@ -86,34 +92,44 @@ func printPlan(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags
 	if err := g.print(out, plan, func(w io.Writer) error { return plan.print(w) }); err != nil {
 		return err
 	}
+	if plan.Missing != "" {
+		return withCode(exitDamage, errors.New(plan.Missing))
+	}
 	need := plan.Disk
 	if plan.Checkpoint != nil {
 		need = plan.FromDisk
 	}
-	switch {
-	case plan.Missing != "":
-		return withCode(exitDamage, errors.New(plan.Missing))
-	case need > plan.Free:
-		return tooLittleDisk(need, plan.Free, cfg.Data)
+	if need > plan.Free {
+		return tooLittleDisk(need, plan.Free, cfg.Data, "--data"+orSkip)
 	}
 	return nil
 }
 
-func tooLittleDisk(need, free uint64, data string) error {
-	return withCode(exitRefused, fmt.Errorf("about %s of disk are needed, %s are free where %s is: name a directory on a larger one with --data, or go on all the same with --skip-disk-check",
-		humanize.IBytes(need), humanize.IBytes(free), data))
+// orSkip is, in a refusal for too little disk, how a recovery goes on all the
+// same.
+const orSkip = ", or go on all the same with --skip-disk-check"
+
+func tooLittleDisk(need, free uint64, dir, remedy string) error {
+	return withCode(exitRefused, fmt.Errorf("about %s of disk are needed, %s are free where %s is: name a directory on a larger one with %s",
+		humanize.IBytes(need), humanize.IBytes(free), dir, remedy))
 }
 
-// roomAt refuses to begin what does not fit on the disk; nil when it is not to
-// be asked.
-func (f *recoverFlags) roomAt(data string) func(uint64) error {
+// roomAt refuses to begin what does not fit on the disk of dir; nil when it is
+// not to be asked. flag is the one that names another directory.
+func (f *recoverFlags) roomAt(dir, flag string) func(uint64) error {
 	if f.skipDisk {
 		return nil
 	}
+	return roomAt(dir, flag+orSkip)
+}
+
+// roomAt refuses to begin what does not fit on the disk of dir; remedy is the
+// flag that names another directory.
+func roomAt(dir, remedy string) func(uint64) error {
 	return func(need uint64) error {
-		free, err := freeDisk(data)
+		free, err := freeDisk(dir)
 		if err == nil && need > free {
-			return tooLittleDisk(need, free, data)
+			return tooLittleDisk(need, free, dir, remedy)
 		}
 		return err
 	}
@@ -121,6 +137,10 @@ func (f *recoverFlags) roomAt(data string) func(uint64) error {
 
 func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *archiver.AdaptiveBucket, archive *archiver.Archive) (*recoverPlan, error) {
 	plan := &recoverPlan{LogID: archive.LogID(), Archive: cfg.Archive}
+	var err error
+	if plan.Free, err = freeDisk(cfg.Data); err != nil {
+		return nil, err
+	}
 	var checkpoints recovery.Checkpoints
 	shelf := newShelf(archive, "", nil)
 	if !asked.full {
@@ -134,18 +154,13 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	if err != nil {
 		return nil, err
 	}
-	plan.Objects, plan.Bytes, plan.Last, plan.Events, plan.Disk = found.Objects, found.Bytes, found.ArchiveEnd, found.Events, found.Disk
-	plan.Checkpoint, plan.Tail, plan.FromDisk = found.Checkpoint, found.Tail, found.FromDisk
-	if plan.Free, err = freeDisk(cfg.Data); err != nil {
-		return nil, err
+	plan.estimate = &estimate{
+		Objects: found.Objects, Bytes: found.Bytes, Last: found.ArchiveEnd, Events: found.Events, Disk: found.Disk,
+		Checkpoint: found.Checkpoint, Tail: found.Tail, FromDisk: found.FromDisk,
 	}
 	before := bucket.Stats()
-	scratch, err := os.MkdirTemp("", "strandline-plan-")
+	sample, err := sampleFor(ctx, cfg.Data, plan.Free/2, archive)
 	if err != nil {
-		return nil, fmt.Errorf("make a directory for the sample: %w", err)
-	}
-	sample, err := recovery.Sample(ctx, archive, kv.OnDisk(slog.Default()), scratch, sampleTime)
-	if err := errors.Join(err, os.RemoveAll(scratch)); err != nil {
 		return nil, err
 	}
 	gets := plan.extrapolate(sample, before, bucket.Stats(), found.Cost, &asked.prices)
@@ -165,10 +180,25 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	return plan, nil
 }
 
+// sampleFor projects a sample on the disk where data is to be, whose speed is
+// what the recovery will have. It takes at most about so many bytes of it.
+func sampleFor(ctx context.Context, data string, disk uint64, archive *archiver.Archive) (*recovery.Sampled, error) {
+	parent, err := existing(data)
+	if err != nil {
+		return nil, err
+	}
+	scratch, err := os.MkdirTemp(parent, "strandline-plan-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for the sample where %s is to be: %w; name a place that can be written to with --data", data, err)
+	}
+	sample, err := recovery.Sample(ctx, archive, kv.OnDisk(slog.Default()), scratch, sampleTime, disk)
+	return sample, errors.Join(err, os.RemoveAll(scratch))
+}
+
 // extrapolate takes the sample for all of the archive. What is read out of
 // index objects needs no sample: their sizes are listed. It returns the reads
 // for all events.
-func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, cost archiver.Cost, prices *prices) float64 {
+func (p *estimate) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, cost archiver.Cost, prices *prices) float64 {
 	p.Sampled, p.Indexed = sample.Objects, cost.Indexed
 	times := float64(p.Objects) / float64(max(sample.Objects, 1))
 	if sample.Events > 0 {
@@ -192,7 +222,7 @@ func (p *recoverPlan) extrapolate(sample *recovery.Sampled, before, after archiv
 // fromCheckpoint says the same of a recovery from the checkpoint: its bytes are
 // known, and its tail is taken for a part of all events that is like the rest.
 // gets are the reads for all events.
-func (p *recoverPlan) fromCheckpoint(gets float64, prices *prices) {
+func (p *estimate) fromCheckpoint(gets float64, prices *prices) {
 	bytes := float64(max(p.Checkpoint.Bytes, 0))
 	part := float64(p.Tail) / float64(max(p.Events, 1))
 	gets = gets*part + float64(p.Checkpoint.Files)
@@ -204,17 +234,32 @@ func (p *recoverPlan) fromCheckpoint(gets float64, prices *prices) {
 	}
 }
 
+// statfs asks for a disk; tests have smaller ones.
+var statfs = unix.Statfs
+
 // freeDisk returns what is free where path is, or is to be.
 func freeDisk(path string) (uint64, error) {
+	there, err := existing(path)
+	if err != nil {
+		return 0, err
+	}
+	var stat unix.Statfs_t
+	if err := statfs(there, &stat); err != nil {
+		return 0, fmt.Errorf("ask for the free disk at %s: %w", there, err)
+	}
+	return stat.Bavail * uint64(stat.Bsize), nil //nolint:gosec,unconvert // never negative; signed on some systems
+}
+
+// existing returns path, or the nearest of its parents that is there.
+func existing(path string) (string, error) {
 	for {
-		var stat unix.Statfs_t
-		err := unix.Statfs(path, &stat)
+		_, err := os.Stat(path)
 		if err == nil {
-			return stat.Bavail * uint64(stat.Bsize), nil //nolint:gosec,unconvert // never negative; signed on some systems
+			return path, nil
 		}
 		parent := filepath.Dir(path)
-		if !errors.Is(err, unix.ENOENT) || parent == path {
-			return 0, fmt.Errorf("ask for the free disk at %s: %w", path, err)
+		if !errors.Is(err, fs.ErrNotExist) || parent == path {
+			return "", fmt.Errorf("look where %s is to be: %w", path, err)
 		}
 		path = parent
 	}

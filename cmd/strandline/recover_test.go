@@ -9,13 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strandline-project/strandline/internal/recovery"
 )
 
 func TestARecoveryThatDoesNotFitOnTheDiskIsRefusedUnlessItIsTold(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "not", "yet", "there")
 	var asked recoverFlags
-	room := asked.roomAt(data)
+	room := asked.roomAt(data, "--data")
 	if err := room(1); err != nil {
 		t.Errorf("one byte: %v", err)
 	}
@@ -24,14 +26,49 @@ func TestARecoveryThatDoesNotFitOnTheDiskIsRefusedUnlessItIsTold(t *testing.T) {
 		t.Errorf("too much: %v, code %d", err, exitCode(err))
 	}
 	asked.skipDisk = true
-	if asked.roomAt(data) != nil {
+	if asked.roomAt(data, "--data") != nil {
 		t.Error("the disk is asked for all the same")
+	}
+}
+
+// What builds views elsewhere than in --data asks for room there, and names the
+// flag that says where.
+func TestWhatBuildsViewsAsideIsRefusedWithoutRoom(t *testing.T) {
+	spec := "dir:" + filepath.Join(t.TempDir(), "archive")
+	if _, err := execute(t, "bench", "archive", "--archive", spec, "--events", "2000", "--seed", "1"); err != nil {
+		t.Fatal(err)
+	}
+	ask := statfs
+	defer func() { statfs = ask }()
+	statfs = func(path string, disk *unix.Statfs_t) error {
+		err := ask(path, disk)
+		disk.Bavail = 1
+		return err
+	}
+	scratch, aside := t.TempDir(), filepath.Join(t.TempDir(), "aside")
+	for _, test := range []struct {
+		command []string
+		remedy  string
+	}{
+		{[]string{"recover", "--check-all", "--archive", spec, "--scratch", scratch}, "with --scratch, or go on all the same with --skip-disk-check"},
+		{[]string{"compare", spec, spec + "@1.1000", "--scratch", scratch}, "with --scratch"},
+		{[]string{"rebuild", "--archive", spec, "--view", "block", "--to", aside}, "with --to"},
+	} {
+		if out, err := execute(t, test.command...); exitCode(err) != exitRefused || !strings.HasSuffix(err.Error(), test.remedy) {
+			t.Errorf("%s: %v, code %d, want %q\n%s", test.command[0], err, exitCode(err), test.remedy, out)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(scratch, "*")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if _, err := execute(t, "recover", "--check-all", "--archive", spec, "--scratch", scratch, "--skip-disk-check"); err != nil {
+		t.Errorf("all the same: %v", err)
 	}
 }
 
 // What a recovery from a checkpoint takes is its files and its tail's part.
 func TestAPlanIsOfTheRecoveryFromTheCheckpointToo(t *testing.T) {
-	p := recoverPlan{Events: 1000, Read: 4e9, PerSecond: 50, Tail: 250, FromRate: 1e8, Checkpoint: &recovery.Checkpoint{Bytes: 2e9, Files: 1000}}
+	p := estimate{Events: 1000, Read: 4e9, PerSecond: 50, Tail: 250, FromRate: 1e8, Checkpoint: &recovery.Checkpoint{Bytes: 2e9, Files: 1000}}
 	p.fromCheckpoint(8000, &prices{gets: 1, bytes: 0.5})
 	if p.FromRead != 3e9 || p.FromRequests != 2000+1000 || p.FromDollars != 3+1.5 || p.FromSeconds != 20+5 {
 		t.Errorf("%+v", p)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -91,10 +92,24 @@ func (r *recovering) Status() httpapi.Status {
 // now, whichever phase runs.
 func (r *recovering) gauges() metrics.State {
 	state := metrics.State{Mode: string(httpapi.ModeRecovering)}
-	now, reads := r.progress.Snapshot(), r.bucket.Stats()
-	state.Phase, state.PhaseDone, state.PhaseExpected = now.Phase, now.Done, now.Total
+	reads := r.bucket.Stats()
+	phaseGauges(&state, r.progress.Snapshot())
 	state.ReadsLimit, state.ReadsMin, state.ReadsMax, state.ReadsInFlight = reads.Limit, reads.Min, reads.Max, reads.InFlight
 	return state
+}
+
+// phaseGauges tells the metrics how far a recovery or a start is.
+func phaseGauges(state *metrics.State, now progress.Snapshot) {
+	state.Phase, state.PhaseDone, state.PhaseExpected = now.Phase, now.Done, now.Total
+	state.PhaseEventsPerSecond, state.PhaseBytesPerSecond = now.EventsPerSecond, now.BytesPerSecond
+	state.PhaseLeft, state.PhaseBinds = seconds(now.ETASeconds), bindsLabel(now.Binds)
+}
+
+// bindsLabel is what binds without what is said more of it: metrics have few
+// values, which stay.
+func bindsLabel(binds string) string {
+	word, _, _ := strings.Cut(strings.ToLower(binds), " ") // "store latency"
+	return strings.TrimSuffix(word, ",")                   // "CPU, not all cores"
 }
 
 // Health implements httpapi.Server: a recovery that fails ends.

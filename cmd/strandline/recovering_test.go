@@ -9,9 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +23,8 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/internal/httpapi"
+	"github.com/strandline-project/strandline/internal/metrics"
+	"github.com/strandline-project/strandline/internal/progress"
 )
 
 // While a recovery runs it is asked how far it is; while its store has stopped
@@ -85,6 +90,12 @@ func TestARecoveryIsAskedHowFarItIs(t *testing.T) {
 			t.Errorf("%s answers %s", path, got)
 		}
 	}
+	phase := `{phase="` + p.Phase + `"}`
+	for _, want := range []string{`strandline_recovery_binds{binds="store",phase="` + p.Phase + `"} 1`, "strandline_recovery_events_per_second" + phase, "strandline_recovery_bytes_per_second" + phase} {
+		if got := get(t, "http://"+string(cfg.Admin)+"/metrics"); !strings.Contains(got, want) {
+			t.Errorf("the metrics lack %s:\n%s", want, got)
+		}
+	}
 	if out, err := execute(t, "drill", "--admin", string(cfg.Admin)); err == nil || !strings.Contains(err.Error(), errRecovering.Error()) {
 		t.Errorf("a recovery drills: %v\n%s", err, out)
 	}
@@ -98,6 +109,52 @@ func TestARecoveryIsAskedHowFarItIs(t *testing.T) {
 	}
 	if _, err := execute(t, "status", "--admin", string(cfg.Admin)); exitCode(err) != exitUnavailable {
 		t.Errorf("somebody answers when it has ended: %v", err)
+	}
+}
+
+// Whatever a progress says that binds has a label that is exported.
+func TestTheMetricsTellHowFarAPhaseIs(t *testing.T) {
+	for binds, want := range map[string]string{
+		"": "", "CPU": "cpu", "CPU, not all cores": "cpu", "disk": "disk", "network": "network", "store": "store", "store latency": "store",
+	} {
+		var state metrics.State
+		phaseGauges(&state, progress.Snapshot{
+			Phase: "project objects", Done: 3, Total: 9, EventsPerSecond: 4000, BytesPerSecond: 1e6, ETASeconds: 1.5, Binds: binds,
+		})
+		if want != "" && !slices.Contains(metrics.Binds, want) {
+			t.Errorf("%q is not exported", want)
+		}
+		if want := (metrics.State{
+			Phase: "project objects", PhaseDone: 3, PhaseExpected: 9, PhaseEventsPerSecond: 4000, PhaseBytesPerSecond: 1e6,
+			PhaseLeft: 1500 * time.Millisecond, PhaseBinds: want,
+		}); !reflect.DeepEqual(state, want) {
+			t.Errorf("%q: %+v, want %+v", binds, state, want)
+		}
+	}
+}
+
+// A start is measured by what it reads of the archive, too.
+func TestTheMetricsOfAStartTellWhatItReads(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.Data, cfg.Archive = filepath.Join(t.TempDir(), "data"), "dir:"+filepath.Join(t.TempDir(), "archive")
+	if _, err := execute(t, "init", "--data", cfg.Data, "--archive", cfg.Archive); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Listen, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0"
+	a := newApp(&cfg, slog.New(slog.DiscardHandler))
+	if err := a.open(t.Context()); err != nil {
+		t.Fatal(errors.Join(err, a.closeAll()))
+	}
+	a.progress.Start("bring the views up to date (batches)", 0)
+	if _, err := archiver.Open(t.Context(), a.reads); err != nil {
+		t.Error(err)
+	}
+	if state := a.gauges(); state.Phase == "" || state.PhaseBytesPerSecond <= 0 {
+		t.Errorf("%+v", state)
+	}
+	a.progress.Done()
+	if err := a.closeAll(); err != nil {
+		t.Error(err)
 	}
 }
 

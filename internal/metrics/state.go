@@ -47,6 +47,10 @@ type State struct {
 	PhaseDone     int64  // units of the phase
 	PhaseExpected int64  // units the phase will have; 0 when not known
 
+	PhaseEventsPerSecond, PhaseBytesPerSecond float64       // of the last seconds
+	PhaseLeft                                 time.Duration // until the phase ends; 0 when not known
+	PhaseBinds                                string        // one of Binds; "" when nothing stands out
+
 	// Reads of the archive that may be under way at once: now, and between
 	// which bounds that is found out. 0: nothing bounds them.
 	ReadsLimit, ReadsMin, ReadsMax int
@@ -76,6 +80,9 @@ type CheckpointState struct {
 // Modes a server can be in.
 var Modes = []string{"starting", "serving", "hold", "read-only", "recovering", "standby", "fenced", "poisoned", "stopping"}
 
+// Binds is what the phase of a recovery or start can wait for most.
+var Binds = []string{"cpu", "disk", "network", "store"}
+
 type stateCollector struct {
 	source atomic.Pointer[func() State]
 
@@ -93,6 +100,8 @@ type stateCollector struct {
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
+	recoveryEvents, recoveryBytes     *prometheus.Desc
+	recoveryLeft, recoveryBinds       *prometheus.Desc
 	readsLimit, readsMin, readsMax    *prometheus.Desc
 	readsInFlight                     *prometheus.Desc
 	drillRunning, drillFailed         *prometheus.Desc
@@ -134,6 +143,10 @@ func newStateCollector() *stateCollector {
 		warnings:           desc("warnings", "Warnings that status shows now."),
 		recoveryDone:       desc("recovery_done", "Units done of the phase that runs now.", "phase"),
 		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
+		recoveryEvents:     desc("recovery_events_per_second", "Events that the phase running now takes in.", "phase"),
+		recoveryBytes:      desc("recovery_bytes_per_second", "Bytes that the phase running now takes in.", "phase"),
+		recoveryLeft:       desc("recovery_left_seconds", "Time until the phase running now ends, at its rate; absent while that is not known.", "phase"),
+		recoveryBinds:      desc("recovery_binds", "1 for what the phase running now waits for most, 0 for the others.", "phase", "binds"),
 		readsLimit:         desc("reads_limit", "Reads of the archive that building views may have under way at once now; found out, between the bounds."),
 		readsMin:           desc("reads_min", "Lower bound of strandline_reads_limit."),
 		readsMax:           desc("reads_max", "Upper bound of strandline_reads_limit."),
@@ -163,7 +176,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
 		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
-		c.recoveryDone, c.recoveryExpected, c.readsLimit, c.readsMin, c.readsMax, c.readsInFlight,
+		c.recoveryDone, c.recoveryExpected, c.recoveryEvents, c.recoveryBytes, c.recoveryLeft, c.recoveryBinds, c.readsLimit, c.readsMin, c.readsMax, c.readsInFlight,
 		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
 		c.drillRunning, c.drillFailed, c.drillSuccess, c.drillRTO, c.drills,
 	} {
@@ -187,6 +200,7 @@ func (c *stateCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(out, c.indexMissing, float64(s.IndexMissing))
 	c.collectCheckpoint(out, &s.Checkpoint)
 	c.collectHealth(out, &s)
+	c.collectPhase(out, &s)
 	c.collectDrills(out, &s)
 }
 
@@ -242,9 +256,20 @@ func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {
 	gauge(out, c.lossy, truth(s.Lossy))
 	gauge(out, c.barred, float64(s.Barred))
 	gauge(out, c.warnings, float64(s.Warnings))
+}
+
+func (c *stateCollector) collectPhase(out chan<- prometheus.Metric, s *State) {
 	if s.Phase != "" {
 		gauge(out, c.recoveryDone, float64(s.PhaseDone), s.Phase)
 		gauge(out, c.recoveryExpected, float64(s.PhaseExpected), s.Phase)
+		gauge(out, c.recoveryEvents, s.PhaseEventsPerSecond, s.Phase)
+		gauge(out, c.recoveryBytes, s.PhaseBytesPerSecond, s.Phase)
+		if s.PhaseLeft > 0 {
+			gauge(out, c.recoveryLeft, s.PhaseLeft.Seconds(), s.Phase)
+		}
+		for _, what := range Binds {
+			gauge(out, c.recoveryBinds, truth(what == s.PhaseBinds), s.Phase, what)
+		}
 	}
 	if s.ReadsLimit > 0 {
 		gauge(out, c.readsLimit, float64(s.ReadsLimit))

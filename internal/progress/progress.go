@@ -44,6 +44,7 @@ type Progress struct {
 	finished  []Snapshot
 	diskSpeed float64 // bytes a second in all; 0: not known
 	probing   bool    // the disk is, or was, tried
+	tried     bool    // that is over: diskSpeed is what it stays
 	probes    sync.WaitGroup
 
 	stop    chan struct{} // closed by Close
@@ -280,19 +281,25 @@ func (p *Progress) measure(ph *phase) {
 // what it takes beside that.
 func (p *Progress) probe(now float64) {
 	beside, err := probeDisk(p.disk)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tried = true
 	if err != nil {
 		p.log.Debug("how fast the disk is is not known", "err", err)
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.diskSpeed = now + beside
 }
 
-// advise says above the bars what would help, each advice once.
+// advise says above the bars what would help, each advice once. Of the disk it
+// says nothing before the disk was tried: the figure that helps would not be
+// said any more.
 func (p *Progress) advise(ph *phase) {
+	p.mu.Lock()
+	early := p.disk != "" && !p.tried
+	p.mu.Unlock()
 	s := p.snapshot(ph)
-	if s.Advice == "" || s.Binds == ph.advised {
+	if s.Advice == "" || s.Binds == ph.advised || s.Binds == "disk" && early {
 		return
 	}
 	ph.advised = s.Binds

@@ -194,6 +194,38 @@ func TestBarsShowEachPhaseAndItsEnd(t *testing.T) {
 	}
 }
 
+// The advice on the disk is said when the disk's own speed is known, once; when
+// that cannot be found out, what is known is said.
+func TestTheDiskIsAdvisedOnOnceItWasTried(t *testing.T) {
+	for _, test := range []struct{ name, disk, want string }{
+		{"a disk that can be tried", t.TempDir(), " available"},
+		{"a disk that cannot", t.TempDir() + "/missing", " are written"},
+		{"no disk", "", " are written"},
+	} {
+		var screen bytes.Buffer // read only after the bars are drawn
+		_, log := lines()
+		p := &Progress{log: log, bars: newBars(&screen, true)} // nobody watches but this test
+		p.Explain(nil, test.disk)
+		p.Start("merge rows", 100)
+		ph := p.current.Load()
+		p.mu.Lock()
+		ph.samples[0].at = ph.samples[0].at.Add(-10 * time.Second)
+		ph.samples[0].written -= 1e9 // since then; it may wrap around
+		p.mu.Unlock()
+		if test.disk != "" {
+			p.advise(ph) // while it is tried
+			p.probe(1e8)
+		}
+		p.advise(ph)
+		p.advise(ph)
+		p.Done()
+		p.bars.wait()
+		if text := screen.String(); strings.Count(text, "disk: 1") != 1 || !strings.Contains(text, test.want) {
+			t.Errorf("%s: the terminal shows\n%s", test.name, text)
+		}
+	}
+}
+
 func TestAFileIsNoTerminal(t *testing.T) {
 	f, err := os.Create(t.TempDir() + "/out")
 	if err != nil {

@@ -538,7 +538,7 @@ func TestASampleIsAPartOfIt(t *testing.T) {
 	if err != nil || found.Objects != w.objects || found.ArchiveEnd != w.history.Log.Last() || found.Events != uint64(len(w.history.Log.Entries())) {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	sampled, err := Sample(t.Context(), archiver.At(w.bucket, logID), kv.OnDisk(quiet), t.TempDir(), 0)
+	sampled, err := Sample(t.Context(), archiver.At(w.bucket, logID), kv.OnDisk(quiet), t.TempDir(), 0, 1<<40)
 	must(t, err)
 	if sampled.Objects != 1 || sampled.Events == 0 {
 		t.Errorf("%+v", sampled)

@@ -65,6 +65,27 @@ func TestEventsAreCountedFromAFewTrailers(t *testing.T) {
 	}
 }
 
+func TestASampleEndsWhenItsTimeOrItsRoomDoes(t *testing.T) {
+	w, total := epochsWorld(t, 1, 40, 3)
+	for _, test := range []struct {
+		name          string
+		time          time.Duration
+		disk          uint64
+		least, atMost uint64 // events
+	}{
+		{"all of it", time.Hour, 1 << 40, total, total},
+		{"no time", 0, 1 << 40, 1, 3},
+		{"little room", time.Hour, 30 * eventBytes, 30, 32},
+		{"no room", time.Hour, 0, 1, 3},
+	} {
+		sample, err := Sample(t.Context(), archiver.At(w.bucket, logID), kv.InMemory(quiet), t.TempDir(), test.time, test.disk)
+		must(t, err)
+		if sample.Events < test.least || sample.Events > test.atMost {
+			t.Errorf("%s: %d events of %d, want %d to %d", test.name, sample.Events, total, test.least, test.atMost)
+		}
+	}
+}
+
 func TestTooLittleDiskIsToldBeforeAnythingIsBuilt(t *testing.T) {
 	w := newWorld(t, 31, 100)
 	opts := w.options("new")

@@ -72,10 +72,10 @@ type Sampled struct {
 
 // Sample projects the archive's beginning for about the time d, the block view
 // alone, which takes most of a recovery, into scratch, which the caller
-// removes.
-func Sample(ctx context.Context, archive *archiver.Archive, engine projector.Engine, scratch string, d time.Duration) (*Sampled, error) {
+// removes. It ends earlier when it takes about so many bytes of disk.
+func Sample(ctx context.Context, archive *archiver.Archive, engine projector.Engine, scratch string, d time.Duration, disk uint64) (*Sampled, error) {
 	began := time.Now()
-	s := &sampling{history: archive, until: began.Add(d)}
+	s := &sampling{history: archive, until: began.Add(d), most: disk / eventBytes}
 	view := filepath.Join(scratch, projector.Blocks().Name())
 	log := slog.New(slog.DiscardHandler)
 	if _, _, err := projector.Rebuild(ctx, engine, view, filepath.Join(scratch, "runs"), projector.Blocks(), s, 0, log); err != nil {
@@ -84,10 +84,11 @@ func Sample(ctx context.Context, archive *archiver.Archive, engine projector.Eng
 	return &Sampled{Objects: s.objects, Events: s.events, Seconds: time.Since(began).Seconds()}, nil
 }
 
-// sampling is a history that ends when its time is over.
+// sampling is a history that ends when its time is over, or its room used up.
 type sampling struct {
 	history eventlog.History
 	until   time.Time
+	most    uint64 // events
 	objects int
 	events  uint64
 }
@@ -100,7 +101,7 @@ func (s *sampling) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[even
 			}
 			s.objects++
 			s.events += uint64(len(batch.Entries))
-			if time.Now().After(s.until) {
+			if time.Now().After(s.until) || s.events >= s.most {
 				return
 			}
 		}

@@ -30,6 +30,12 @@ const (
 // Swap, or when the view is opened next. It returns the position and digest of
 // what it built. An error leaves the view as it was.
 func Rebuild(ctx context.Context, engine Engine, dir, scratch string, p Projector, source Source, upto eventlog.Seq, log *slog.Logger) (eventlog.Seq, Digest, error) {
+	return RebuildTolerating(ctx, engine, dir, scratch, p, source, upto, nil, log)
+}
+
+// RebuildTolerating is Rebuild, past the violations that tolerate says true
+// of; see Load.Tolerate.
+func RebuildTolerating(ctx context.Context, engine Engine, dir, scratch string, p Projector, source Source, upto eventlog.Seq, tolerate func(*Violation) bool, log *slog.Logger) (eventlog.Seq, Digest, error) {
 	for _, suffix := range []string{suffixBuilding, suffixBuilt} {
 		if err := engine.Remove(dir + suffix); err != nil {
 			return 0, Digest{}, err
@@ -38,7 +44,7 @@ func Rebuild(ctx context.Context, engine Engine, dir, scratch string, p Projecto
 	// The move of what is whole to its name is Load's commit point: a crash
 	// before it leaves work to be thrown away, after it a view that waits for
 	// its place.
-	load := Load{Engine: engine, Scratch: scratch, Input: "rebuild", Upto: upto, Log: log}
+	load := Load{Engine: engine, Scratch: scratch, Input: "rebuild", Upto: upto, Tolerate: tolerate, Log: log}
 	if err := load.clear(); err != nil {
 		return 0, Digest{}, err
 	}

@@ -157,6 +157,7 @@ func (a *app) open(ctx context.Context) (err error) {
 	a.progress = progress.New(nil, a.log)
 	a.progress.Explain(readingOf(a.reads), a.cfg.Data)
 	a.views.progress = a.progress
+	a.views.waivers = func() []archiver.Waiver { return a.dir.State().Waivers }
 	return nil
 }
 

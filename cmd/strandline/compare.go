@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
@@ -89,10 +90,18 @@ func (p *printer) say(format string, args ...any) {
 	}
 }
 
+// waived tells of events that the log itself lets go.
+func (p *printer) waived(whose string, waivers []archiver.Waiver) {
+	for _, w := range waivers {
+		p.say("%sWAIVED by the log itself: rule %s for event %s to %s\n", whose, w.Rule, w.Scope.First, w.Scope.Last)
+	}
+}
+
 func printComparison(w io.Writer, r *compareResult) error {
 	p := &printer{w: w}
 	for _, s := range []*side{r.A, r.B} {
 		p.say("%s: %s %s, up to seq %s\n", s.label, s.Kind, s.Name, s.End)
+		p.waived(s.label+": ", s.Waived)
 	}
 	for _, remark := range r.Remarks {
 		p.say("note: %s\n", remark)

@@ -25,14 +25,14 @@ import (
 
 // level makes copies of a side's views that all stand at its end.
 func (c *comparison) level(ctx context.Context, s *side) error {
-	root, err := c.bringUp(ctx, s, s.root, s.End, s.log)
+	root, err := c.bringUp(ctx, s, s.root, s.End, s)
 	s.root = root
 	return err
 }
 
 // at returns a folder with the views of a side as of the event seq. Beyond the
-// side's end they take in what more says.
-func (c *comparison) at(ctx context.Context, s *side, seq eventlog.Seq, more eventlog.History) (string, error) {
+// side's end they take in what the log of more says.
+func (c *comparison) at(ctx context.Context, s *side, seq eventlog.Seq, more *side) (string, error) {
 	if s.root != "" && seq == s.End {
 		return s.root, nil
 	}
@@ -59,15 +59,25 @@ func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (stri
 	case s.log == nil:
 		err = errors.New(s.Unread)
 	case s.archive != nil:
-		_, err = recovery.Run(ctx, recovery.Options{
-			Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Room: roomAt(root, "--scratch"), Progress: c.progress,
+		var built *recovery.Result
+		built, err = recovery.Run(ctx, recovery.Options{
+			Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Granted: true, Room: roomAt(root, "--scratch"), Progress: c.progress,
 		})
+		if err == nil {
+			s.waive(built.Waived)
+		}
 	default:
 		c.progress.Start(fmt.Sprintf("build %s as of %s (batches)", s.label, seq), 0)
 		load := projector.Load{
 			Engine: c.engine, Dir: root, Scratch: scratch, Input: seq.String(), Upto: seq, Projectors: slices.Collect(maps.Values(projectors())), Log: slog.Default(),
 		}
-		_, err = load.Run(ctx, recovery.Counted(s.log, c.progress, nil))
+		granted := s.granted()
+		err = granted.Build(ctx, func(tolerate func(*projector.Violation) bool) error {
+			load.Tolerate = tolerate
+			_, err := load.Run(ctx, recovery.Counted(s.log, c.progress, nil))
+			return err
+		})
+		s.waive(granted.Used())
 	}
 	if err != nil {
 		return "", fmt.Errorf("building the views of %s, %s, as of %s: %w", s.label, s.Name, seq, err)
@@ -76,9 +86,9 @@ func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (stri
 }
 
 // bringUp makes copies of the views in from, and brings them up to the event
-// seq by what log says. A view that would break a rule is a
-// *projector.Violation.
-func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq eventlog.Seq, log eventlog.History) (root string, err error) {
+// seq by what the log of teller says. A view that would break a rule is a
+// *projector.Violation, unless that log waives it.
+func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq eventlog.Seq, teller *side) (root string, err error) {
 	root = filepath.Join(s.scratch, "at-"+seq.String())
 	for name, p := range projectors() {
 		c.progress.Start("copy the "+name+" view of "+s.label, 0)
@@ -92,7 +102,10 @@ func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq even
 	}
 	defer func() { err = errors.Join(err, views.Close()) }()
 	c.progress.Start(fmt.Sprintf("bring %s up to %s (batches)", s.label, seq), 0)
-	if err := projector.CatchUp(ctx, recovery.Counted(recovery.UpTo(log, seq), c.progress, nil), views.all()...); err != nil {
+	granted := teller.granted()
+	err = granted.CatchUp(ctx, recovery.Counted(recovery.UpTo(teller.log, seq), c.progress, nil), views.all()...)
+	s.waive(granted.Used())
+	if err != nil {
 		return "", fmt.Errorf("bringing the views of %s, %s, up to %s: %w", s.label, s.Name, seq, err)
 	}
 	for _, view := range views.views() {
@@ -101,6 +114,25 @@ func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq even
 		}
 	}
 	return root, nil
+}
+
+// granted is what the side's log waives: an archive's in whole, also when its
+// views are those of an earlier event.
+func (s *side) granted() *recovery.Granted {
+	log := s.log
+	if s.archive != nil {
+		log = s.archive
+	}
+	return recovery.NewGranted(log, s.pending, slog.Default())
+}
+
+// waive remembers what the side's views were brought past.
+func (s *side) waive(waivers []archiver.Waiver) {
+	for _, w := range waivers {
+		if !slices.Contains(s.Waived, w) {
+			s.Waived = append(s.Waived, w)
+		}
+	}
 }
 
 // lazyArchive is an archive that is opened when it is asked for the first time.

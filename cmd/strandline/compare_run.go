@@ -171,11 +171,11 @@ func (c *comparison) compareViews(ctx context.Context) error {
 
 // compareAt compares A's views as of one event with B's as of another.
 func (c *comparison) compareAt(ctx context.Context, seqA, seqB eventlog.Seq) error {
-	rootA, err := c.at(ctx, c.result.A, seqA, c.higher.log)
+	rootA, err := c.at(ctx, c.result.A, seqA, c.higher)
 	if err != nil {
 		return err
 	}
-	rootB, err := c.at(ctx, c.result.B, seqB, c.higher.log)
+	rootB, err := c.at(ctx, c.result.B, seqB, c.higher)
 	if err != nil {
 		return err
 	}

@@ -39,9 +39,13 @@ type side struct {
 	// Unread says why its events could not be read; then only its views are
 	// compared.
 	Unread string `json:"log_unread,omitempty"`
+	// Waived is what its views were brought past to be compared, because the
+	// log itself waives it.
+	Waived []archiver.Waiver `json:"waived,omitempty"`
 
 	log     eventlog.History         // ends at End
 	archive *archiver.Archive        // of an archive; else nil
+	pending []archiver.Waiver        // of a state directory, that are not in its log yet
 	bounds  archiver.AdaptiveOptions // of the reads of the archive
 	root    string                   // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
 	scratch string                   // a folder of its own
@@ -204,7 +208,7 @@ func (c *comparison) openState(ctx context.Context, s *side, path string) error 
 	if state.Phase != archiver.PhaseReady {
 		return withCode(exitUsage, fmt.Errorf("it is %s: finish `strandline init` or `strandline recover` first", state.Phase))
 	}
-	s.LogID, s.root = state.LogID, locked.Path("views")
+	s.LogID, s.root, s.pending = state.LogID, locked.Path("views"), state.Waivers
 	positions, err := c.positions(s.root)
 	if err != nil {
 		return err

@@ -310,6 +310,7 @@ func printDrill(w io.Writer, r *drill.Result) error {
 		p.say("; all of machine %s", d.Machine)
 	}
 	p.say("\n")
+	p.waived("", r.Waived)
 	for _, damaged := range r.Damaged {
 		p.say("DAMAGED: %s\n", damaged)
 	}

@@ -334,6 +334,9 @@ func (d *drills) verdict(run *drillRun, began time.Time) {
 	for _, f := range result.Fallbacks {
 		log.Warn("a checkpoint is of no use; a recovery would begin from an older one, or from the first event", "checkpoint", f.Checkpoint, "reason", f.Reason)
 	}
+	for _, w := range result.Waived {
+		log.Warn("the drill went on past events that the log itself waives", "rule", w.Rule, "first", w.Scope.First.String(), "last", w.Scope.Last.String())
+	}
 	if !passed {
 		log.Error("THE DRILL FAILED: a recovery from this archive would not give what it should; do what OPERATIONS.md says under \"a drill has failed\"",
 			"mode", result.Drill.Mode, "reason", result.Drill.Reason, "event", seq.String())

@@ -109,6 +109,8 @@ type rebuildResult struct {
 	Position eventlog.Seq     `json:"position"`
 	Digest   projector.Digest `json:"digest"`
 	Seconds  float64          `json:"seconds"`
+	// Waived is what was gone on past, because the log itself waives it.
+	Waived []archiver.Waiver `json:"waived,omitempty"`
 }
 
 func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projector, asked *rebuildFlags, out io.Writer) (err error) {
@@ -128,7 +130,13 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	began := time.Now()
 	path := filepath.Join(dir.Path("views"), name)
 	engine := kv.OnDisk(slog.Default())
-	position, digest, err := projector.Rebuild(ctx, engine, path, path+".runs", p, recovery.Counted(log, bar, nil), 0, slog.Default())
+	result := rebuildResult{View: name}
+	granted := recovery.NewGranted(log, dir.State().Waivers, slog.Default())
+	err = granted.Build(ctx, func(tolerate func(*projector.Violation) bool) error {
+		var err error
+		result.Position, result.Digest, err = projector.RebuildTolerating(ctx, engine, path, path+".runs", p, recovery.Counted(log, bar, nil), 0, tolerate, slog.Default())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("rebuilding the %s view: %w", name, err)
 	}
@@ -137,10 +145,12 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	}
 	bar.Done()
 	bar.Close()
-	result := rebuildResult{View: name, Position: position, Digest: digest, Seconds: time.Since(began).Seconds()}
+	result.Seconds, result.Waived = time.Since(began).Seconds(), granted.Used()
 	return g.print(out, result, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s view rebuilt up to seq %s in %.2f s, digest %s\n", name, position, result.Seconds, digest)
-		return err
+		out := printer{w: w}
+		out.say("%s view rebuilt up to seq %s in %.2f s, digest %s\n", name, result.Position, result.Seconds, result.Digest)
+		out.waived("", result.Waived)
+		return out.err
 	})
 }
 
@@ -167,7 +177,7 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 	}
 	scratch := filepath.Join(asked.to, p.Name()+".recovery")
 	built, err := recovery.Run(ctx, recovery.Options{
-		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: asked.to, Scratch: scratch, Until: until,
+		Archive: archive, Engine: kv.OnDisk(slog.Default()), Dir: asked.to, Scratch: scratch, Until: until, Granted: true,
 		Projectors: []projector.Projector{p}, Room: roomAt(asked.to, "--to"), Progress: bar,
 	})
 	if err == nil {
@@ -178,10 +188,12 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 	}
 	bar.Close()
 	view := built.Views[0]
-	result := rebuildResult{View: view.View, Position: view.Position, Digest: view.Digest, Seconds: time.Since(began).Seconds()}
+	result := rebuildResult{View: view.View, Position: view.Position, Digest: view.Digest, Seconds: time.Since(began).Seconds(), Waived: built.Waived}
 	return g.print(out, result, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s view built in %s up to seq %s in %.2f s, digest %s\n", view.View, filepath.Join(asked.to, view.View), view.Position, result.Seconds, view.Digest)
-		return err
+		out := printer{w: w}
+		out.say("%s view built in %s up to seq %s in %.2f s, digest %s\n", view.View, filepath.Join(asked.to, view.View), view.Position, result.Seconds, view.Digest)
+		out.waived("", result.Waived)
+		return out.err
 	})
 }
 

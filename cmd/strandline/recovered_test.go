@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,9 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/dir"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/drill"
 	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
 
@@ -30,6 +33,13 @@ func brokenArchive(t *testing.T) (spec string) {
 	if _, err := execute(t, "init", "--data", filepath.Join(t.TempDir(), "data"), "--archive", spec); err != nil {
 		t.Fatal(err)
 	}
+	extendArchive(t, spec, "alice", "alice", "bob", "bob", "carol")
+	return spec
+}
+
+// extendArchive puts an object that opens accounts behind an archive's last.
+func extendArchive(t *testing.T, spec string, names ...string) {
+	t.Helper()
 	bucket, err := dir.Open(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -39,28 +49,28 @@ func brokenArchive(t *testing.T) (spec string) {
 		t.Fatal(err)
 	}
 	objects, err := archive.Objects(t.Context(), 1)
-	if err != nil || len(objects) != 1 {
+	if err != nil || len(objects) == 0 {
 		t.Fatalf("%v, %v", objects, err)
 	}
-	trailer, _, err := archive.Metadata(t.Context(), objects[0])
+	trailer, _, err := archive.Metadata(t.Context(), objects[len(objects)-1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	var entries []eventlog.Entry
-	for i, name := range []string{"alice", "alice", "bob", "bob", "carol"} {
+	for i, name := range names {
 		e := eventlog.Event{Seq: trailer.Last + 1 + eventlog.Seq(i), Time: time.Now().UnixNano(), Type: eventlog.AccountOpened, Name: name, Actor: "anonymous"}
 		e.Account = e.Seq
 		entries = append(entries, eventlog.Entry{Event: e, Raw: eventlog.AppendEvent(nil, &e)})
 	}
 	next := *trailer
-	next.FirstOrdinal, next.LastOrdinal, next.First, next.Last = 2, 2, trailer.Last+1, trailer.Last+5
+	ordinal := trailer.LastOrdinal + 1
+	next.FirstOrdinal, next.LastOrdinal, next.First, next.Last = ordinal, ordinal, trailer.Last+1, trailer.Last+eventlog.Seq(len(names))
 	next.PayloadSum = eventlog.Checksum([]byte(eventlog.ObjectMagic))
 	object := eventlog.AppendMetadata([]byte(eventlog.ObjectMagic), &next, entries, nil, 0)
-	err = bucket.PutIfAbsent(t.Context(), archiver.Shipped(2).Key(), archiver.Body{Bytes: object, Size: int64(len(object)), Checksum: eventlog.Checksum(object)})
+	err = bucket.PutIfAbsent(t.Context(), archiver.Shipped(ordinal).Key(), archiver.Body{Bytes: object, Size: int64(len(object)), Checksum: eventlog.Checksum(object)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spec
 }
 
 // What breaks a rule is listed in one pass, stops a recovery, and is gone on
@@ -104,6 +114,13 @@ func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 	if err != nil || !strings.Contains(string(report), `"waived"`) || !strings.Contains(string(report), `"waivers_not_needed"`) {
 		t.Errorf("%v\n%s", err, report)
 	}
+	// Until they are in the log, the waivers of the state count.
+	if out, err := execute(t, "rebuild", "--data", data, "--view", "machine"); err != nil || strings.Count(out, "WAIVED") != 2 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := os.RemoveAll(filepath.Join(data, "views", "machine")); err != nil {
+		t.Fatal(err)
+	}
 	serveUntil(t, data, func() bool {
 		state, err := archiver.ReadState(data)
 		return err == nil && len(state.Waivers) == 0
@@ -119,6 +136,75 @@ func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 	}
 	if granted != 2 {
 		t.Errorf("%d waivers in the log, want 2", granted)
+	}
+	waiversAreHonoured(t, spec, data, first, second)
+}
+
+// waiversAreHonoured checks that whatever projects the log again goes on past
+// what the log waives, says so, and goes on past nothing else.
+func waiversAreHonoured(t *testing.T, spec, data string, violations ...foundViolation) {
+	t.Helper()
+	var want []archiver.Waiver
+	for _, v := range violations {
+		want = append(want, archiver.Waiver{Rule: v.Rule, Scope: eventlog.Range{First: v.Seq, Last: v.Seq}})
+	}
+	run := func(result any, args ...string) {
+		t.Helper()
+		out, err := execute(t, append(args, "--json")...)
+		if err != nil || json.Unmarshal([]byte(out), result) != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	machine := func(args ...string) projector.Digest {
+		t.Helper()
+		var built rebuildResult
+		run(&built, append([]string{"rebuild", "--view", "machine"}, args...)...)
+		if !slices.Equal(built.Waived, want) {
+			t.Errorf("%v waived %v, want %v", args, built.Waived, want)
+		}
+		return built.Digest
+	}
+	var drilled drill.Result
+	run(&drilled, "drill", "--archive", spec, "--full", "--scratch", t.TempDir())
+	if drilled.Drill.Verdict != eventlog.DrillPassed || !slices.Equal(drilled.Waived, want) {
+		t.Errorf("the drill: %+v", drilled)
+	}
+	equal := func() {
+		t.Helper()
+		var compared compareResult
+		run(&compared, "compare", data, spec)
+		if compared.Verdict != verdictEqual || len(compared.A.Waived) > 0 || !slices.Equal(compared.B.Waived, want) {
+			t.Errorf("the comparison: %+v, A %+v, B %+v", compared, compared.A, compared.B)
+		}
+	}
+	equal()
+	aside, inPlace := machine("--archive", spec, "--to", t.TempDir()), machine("--data", data)
+	if aside != inPlace {
+		t.Errorf("the machine view is %s beside the server's and %s in its place", aside, inPlace)
+	}
+	machine("--archive", spec, "--to", t.TempDir(), "--as-of", violations[1].Seq.String())
+	if out, err := execute(t, "drill", "--archive", spec, "--full"); err != nil || !strings.Contains(out, "WAIVED by the log itself: rule "+want[0].Rule) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := os.RemoveAll(filepath.Join(data, "views")); err != nil {
+		t.Fatal(err)
+	}
+	serveUntil(t, data, func() bool {
+		return slices.ContainsFunc(archived(t, spec), func(e eventlog.Event) bool { return e.Type == eventlog.EpochStarted && e.Seq.Epoch() == 3 })
+	})
+	equal()
+	_, err := execute(t, "recover", "--full", "--archive", spec, "--data", filepath.Join(t.TempDir(), "strict"))
+	if exitCode(err) != exitDamage || !strings.Contains(err.Error(), "--waive "+violations[0].Waive+" --waive "+violations[1].Waive) {
+		t.Errorf("a recovery without waivers: %v", err)
+	}
+	extendArchive(t, spec, "carol")
+	for _, args := range [][]string{
+		{"drill", "--archive", spec, "--full"}, {"compare", spec, spec},
+		{"rebuild", "--archive", spec, "--view", "machine", "--to", t.TempDir()},
+	} {
+		if _, err := execute(t, args...); exitCode(err) != exitDamage || !strings.Contains(err.Error(), want[0].Rule) {
+			t.Errorf("%v goes on past what nothing waives: %v", args, err)
+		}
 	}
 }
 

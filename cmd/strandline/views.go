@@ -29,6 +29,9 @@ type viewSet struct {
 	log    *slog.Logger
 	// progress is told how far CatchUp is; may be nil.
 	progress *progress.Progress
+	// waivers returns those of a recovery that the log may not hold yet; may be
+	// nil.
+	waivers func() []archiver.Waiver
 
 	// mu guards what follows: a start throws views away and opens others while
 	// the admin door looks at them. Only the goroutine of the start changes them,
@@ -138,7 +141,8 @@ func (v *viewSet) positions() []eventlog.Seq {
 // Applied implements archiver.Views.
 func (v *viewSet) Applied() eventlog.Seq { return slices.Min(v.positions()) }
 
-// CatchUp implements archiver.Views.
+// CatchUp implements archiver.Views. It goes on past what the log itself
+// waives, or is about to: a view that is projected anew meets it again.
 func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale eventlog.Range) error {
 	for _, view := range v.views() {
 		position := view.Position()
@@ -162,7 +166,24 @@ func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale event
 	}
 	v.progress.Start("bring the views up to date (batches)", 0)
 	defer v.progress.Done()
-	return projector.CatchUp(ctx, recovery.Counted(log, v.progress, nil), v.all()...)
+	var pending []archiver.Waiver
+	if v.waivers != nil {
+		pending = v.waivers()
+	}
+	granted := recovery.NewGranted(log, pending, v.log)
+	err := granted.CatchUp(ctx, recovery.Counted(log, v.progress, nil), v.all()...)
+	if granted.Err() != nil {
+		v.renew()
+	}
+	return err
+}
+
+// renew lets views move again that stopped while the log could not be asked
+// what it waives: they are as they were.
+func (v *viewSet) renew() {
+	for _, view := range v.views() {
+		v.add(view, func() {})
+	}
 }
 
 // holds reports whether the log holds the event seq, 0 being before all.

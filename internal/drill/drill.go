@@ -74,6 +74,7 @@ type Result struct {
 	Drill       eventlog.Drill         `json:"drill"`
 	Recovery    *eventlog.Recovery     `json:"recovery,omitempty"` // nil: it did not come to verified views
 	Views       []View                 `json:"views,omitempty"`
+	Waived      []archiver.Waiver      `json:"waived,omitempty"`           // by the log itself: what the rebuilt views went on past
 	Fallbacks   []recovery.Fallback    `json:"fallbacks,omitempty"`        // checkpoints that are of no use
 	Differences []projector.Difference `json:"live_differences,omitempty"` // A: rebuilt, B: live
 	Damaged     []string               `json:"damaged,omitempty"`          // blocks that were not whole, at most 20
@@ -156,7 +157,7 @@ func (d *drill) recover(ctx context.Context) error {
 	began := time.Now()
 	opts := recovery.Options{
 		Archive: d.Archive, Engine: d.Engine, Dir: d.viewsDir(), Scratch: filepath.Join(d.Scratch, "recovery"),
-		Memory: d.Memory, Room: d.Room, Progress: d.Progress, Log: d.Log,
+		Memory: d.Memory, Room: d.Room, Progress: d.Progress, Log: d.Log, Granted: true,
 	}
 	if d.Mode == FromCheckpoint {
 		opts.Checkpoints = d.Checkpoints
@@ -166,7 +167,7 @@ func (d *drill) recover(ctx context.Context) error {
 		return fmt.Errorf("rebuilding the views from %v: %w", d.Archive.Bucket(), err)
 	}
 	d.result.Drill.RTO = time.Since(began)
-	d.result.Recovery, d.result.Fallbacks = built.Recovery(), built.Fallbacks
+	d.result.Recovery, d.result.Fallbacks, d.result.Waived = built.Recovery(), built.Fallbacks, built.Waived
 	for _, v := range built.Views {
 		d.result.Views = append(d.result.Views, View{Name: v.View, Position: v.Position, Digest: v.Digest, Compared: v.Compared, Skipped: v.Skipped})
 	}

@@ -252,7 +252,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		}
 		views = append(views, view)
 		runner := projector.NewRunner(view, r.Log)
-		runner.Tolerate(r.tolerance())
+		runner.Tolerate(r.tolerance(r.honoured().tolerate(ctx)))
 		runners = append(runners, runner)
 	}
 	r.phases.start("project the tail (objects)", 0)
@@ -266,7 +266,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		return fmt.Errorf("%w: %w", errElsewhere, r.waivers.err)
 	}
 	if err != nil {
-		return err
+		return r.honoured().doubted(err)
 	}
 	r.result.Views, r.result.Events = nil, r.events.Load()
 	for _, view := range views {

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,9 @@ type Options struct {
 	// Waivers are the violations to go on past. Which of them were needed is in
 	// the Result, also when an interrupted run needed them.
 	Waivers []archiver.Waiver
+	// Granted goes on past what the log itself waives, as well: for views that
+	// are to show what the log's server makes of it.
+	Granted bool
 	// Tolerate goes on past further violations, see projector.Load: to look
 	// for them, not to build a state that is kept.
 	Tolerate func(*projector.Violation) bool
@@ -69,7 +73,7 @@ type Result struct {
 	Last        eventlog.Seq       // as of which the views are
 	Events      uint64             // projected by this run
 	Resumed     bool               // an interrupted run had begun it
-	Waived      []archiver.Waiver  // of Options.Waivers, those that were needed
+	Waived      []archiver.Waiver  // of Options.Waivers, and with Granted of the log's own, those that were needed
 	Checkpoint  *Checkpoint        // which it began from; nil: from the first event
 	Fallbacks   []Fallback         // checkpoints that could not be used
 	Views       []projector.Loaded // in the order of Projectors
@@ -87,7 +91,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	r := &recovery{Options: opts, result: &Result{}}
+	r := &recovery{Options: opts, result: &Result{}, granted: NewGranted(opts.Archive, nil, opts.Log)}
 	var err error
 	if r.phases, err = loadPhases(opts.Scratch, opts.Progress); err != nil {
 		return nil, err
@@ -100,6 +104,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if err := r.phases.end(); err != nil {
 		return nil, err
 	}
+	r.result.Waived = append(slices.Clip(r.result.Waived), r.honoured().Used()...)
 	r.result.Began, r.result.Phases = r.phases.noted.Began, r.phases.noted.Phases
 	return r.result, nil
 }
@@ -110,6 +115,7 @@ type recovery struct {
 	objects     []archiver.ObjectInfo // as listed; let go of when the room is made
 	checkpoints []Checkpoint          // as listed
 	waivers     *waivers
+	granted     *Granted // what the log waives; see honoured
 	phases      *phases
 	beginning   beginning
 	events      atomic.Uint64 // projected
@@ -124,6 +130,9 @@ func (r *recovery) list(ctx context.Context) error {
 	found, err := loadInputs(r.inputsPath())
 	if err == nil {
 		r.waivers, err = loadWaivers(r.Scratch, r.Waivers, r.Log)
+	}
+	if err == nil {
+		err = r.honoured().keep(r.Scratch)
 	}
 	if err == nil && found == nil {
 		err = r.nothingBuilt()
@@ -202,40 +211,61 @@ func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
 
 // project builds the views from the first event on.
 func (r *recovery) project(ctx context.Context) error {
+	before := r.events.Load()
+	err := r.honoured().Build(ctx, func(granted func(*projector.Violation) bool) error {
+		r.events.Store(before)
+		return r.load(ctx, r.tolerance(granted))
+	})
+	r.result.Events, r.result.Waived = r.events.Load(), r.waivers.used
+	return errors.Join(r.doubted(ctx, err), r.waivers.err)
+}
+
+func (r *recovery) load(ctx context.Context, tolerate func(*projector.Violation) bool) (err error) {
 	r.phases.start("project objects", int64(r.inputs.Objects))
 	var merging sync.Once
 	load := projector.Load{
 		Engine: r.Engine, Dir: r.Dir, Scratch: filepath.Join(r.Scratch, "runs"), Input: r.inputs.String(), Upto: r.inputs.Upto,
-		Projectors: r.Projectors, Memory: r.Memory, Tolerate: r.tolerance(), Log: r.Log,
+		Projectors: r.Projectors, Memory: r.Memory, Tolerate: tolerate, Log: r.Log,
 		Merging: func(n, total uint64) {
 			merging.Do(func() { r.phases.start("merge rows", int64(total)) })
 			r.Progress.Add(int64(n))
 		},
 	}
-	var err error
 	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &r.events))
-	r.result.Events, r.result.Waived = r.events.Load(), r.waivers.used
-	return errors.Join(r.doubted(err), r.waivers.err)
+	return err
+}
+
+// honoured is what the log waives, when this recovery goes on past that.
+func (r *recovery) honoured() *Granted {
+	if !r.Granted {
+		return nil
+	}
+	return r.granted
 }
 
 // doubted says what else a violation may come from: what was projected was
 // mostly read out of index objects, and one that lies with right checksums is
-// told by nothing but what does not follow from it.
-func (r *recovery) doubted(err error) error {
-	if violation := (*projector.Violation)(nil); !errors.As(err, &violation) {
+// told by nothing but what does not follow from it. What the log itself waives
+// does not come from that.
+func (r *recovery) doubted(ctx context.Context, err error) error {
+	violation := (*projector.Violation)(nil)
+	if !errors.As(err, &violation) {
 		return err
+	}
+	if r.granted.covers(ctx, violation) {
+		return fmt.Errorf("%w; the log says that an earlier recovery went on past this: to do so again, add what it waives: %s", err, r.granted.flags())
 	}
 	return fmt.Errorf("%w; an index object that lies would look the same: `strandline index verify` tells, `strandline index rebuild` writes a right one; after that remove the directory, which holds what was read from it, and recover again", err)
 }
 
 // tolerance is what goes on past violations; nil when nothing does, because
-// views are built faster then.
-func (r *recovery) tolerance() func(*projector.Violation) bool {
-	if len(r.Waivers) == 0 {
+// views are built faster then. granted may be nil.
+func (r *recovery) tolerance(granted func(*projector.Violation) bool) func(*projector.Violation) bool {
+	if len(r.Waivers) == 0 && granted == nil {
 		return r.Tolerate
 	}
 	return func(v *projector.Violation) bool {
-		return r.waivers.tolerate(v) || r.Tolerate != nil && r.Tolerate(v)
+		return r.waivers.tolerate(v) || granted != nil && granted(v) || r.Tolerate != nil && r.Tolerate(v)
 	}
 }
 

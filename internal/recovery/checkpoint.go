@@ -46,6 +46,8 @@ type Fallback struct {
 // beginning is where a recovery begins, as far as that is decided. It is noted
 // before anything is built on it.
 type beginning struct {
+	found bool // in its note
+
 	Version   int         `json:"version"`
 	From      *Checkpoint `json:"from,omitempty"` // its views are in their place
 	Full      bool        `json:"full,omitempty"` // from the first event
@@ -59,17 +61,21 @@ const (
 
 func (r *recovery) beginningPath() string { return filepath.Join(r.Scratch, beginningName) }
 
-// build builds the views: from the newest checkpoint that is whole and fits
-// the log, or, when there is none, from the first event.
-func (r *recovery) build(ctx context.Context) error {
-	found, err := readNote(r.beginningPath(), &r.beginning)
-	if err != nil {
+// loadBeginning reads where an interrupted run began.
+func (r *recovery) loadBeginning() (err error) {
+	if r.beginning.found, err = readNote(r.beginningPath(), &r.beginning); err != nil {
 		return err
 	}
-	if found && r.beginning.Version != beginningVersion {
+	if r.beginning.found && r.beginning.Version != beginningVersion {
 		return fmt.Errorf("%s: another version of this program began the recovery: remove the directory and recover again", r.beginningPath())
 	}
 	r.beginning.Version = beginningVersion
+	return nil
+}
+
+// build builds the views: from the newest checkpoint that is whole and fits
+// the log, or, when there is none, from the first event.
+func (r *recovery) build(ctx context.Context) error {
 	if err := r.fromCheckpoints(ctx); err != nil {
 		return err
 	}

@@ -261,7 +261,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		runner.Tolerate(r.tolerance())
 		runners = append(runners, runner)
 	}
-	r.phases.start("project the tail (objects)", 0)
+	r.phases.start("project the tail (objects)", r.tailObjects(ctx, views))
 	log := &blamed{history: r.Archive}
 	err = projector.CatchUp(ctx, Counted(UpTo(log, r.inputs.Upto), r.Progress, &r.events), runners...)
 	r.result.Waived = r.waivers.used
@@ -282,4 +282,25 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 			Digest: digest, Compared: compared, Skipped: skipped})
 	}
 	return nil
+}
+
+// tailObjects returns how many objects have the events that the views lack, 0
+// when that cannot be told: whoever reads the events then says why.
+func (r *recovery) tailObjects(ctx context.Context, views []*projector.View) int64 {
+	lowest := r.inputs.Upto
+	for _, view := range views {
+		lowest = min(lowest, view.Position())
+	}
+	if lowest == r.inputs.Upto {
+		return 0
+	}
+	first, err := r.Archive.Find(ctx, r.objects, lowest+1)
+	if err != nil {
+		return 0
+	}
+	last, err := r.Archive.Find(ctx, r.objects[first:], r.inputs.Upto)
+	if err != nil {
+		return 0
+	}
+	return int64(last + 1)
 }

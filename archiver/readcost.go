@@ -4,6 +4,7 @@ package archiver
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -51,10 +52,13 @@ type Cost struct {
 	Bytes   uint64 // of them
 	Indexed int    // objects whose metadata they have
 	Single  int    // objects that are read one by one
+
+	Metadata uint64 // bytes that footers and trailers of all objects have, as stored
 }
 
 // Cost finds out what Follow would read for objects, from the list of index
-// objects. It takes them all for whole.
+// objects. It takes them all for whole, and objects without for like a few of
+// them that are asked.
 func (a *Archive) Cost(ctx context.Context, objects []ObjectInfo) (Cost, error) {
 	if len(objects) == 0 {
 		return Cost{}, nil
@@ -64,17 +68,44 @@ func (a *Archive) Cost(ctx context.Context, objects []ObjectInfo) (Cost, error) 
 		return Cost{}, err
 	}
 	var cost Cost
+	var single []ObjectInfo
 	for _, run := range runsOf(objects, indexes) {
 		if len(run.indexes) == 0 {
-			cost.Single += len(run.objects)
+			single = append(single, run.objects...)
 			continue
 		}
 		cost.Indexed += len(run.objects)
 		size := run.indexes[0].Size
 		cost.Gets, cost.Bytes = cost.Gets+1, cost.Bytes+uint64(max(size, 0))
+		cost.Metadata += uint64(max(size, 0)) * uint64(len(run.objects)) / RunSize
 		if size > wholeIndex {
 			cost.Gets += uint64(size/pieceSize) + 1
 		}
 	}
-	return cost, nil
+	cost.Single = len(single)
+	sampled, err := a.sampleMetadata(ctx, single)
+	cost.Metadata += sampled
+	return cost, err
+}
+
+// costReads is how many trailers Cost reads at most.
+const costReads = 8
+
+// sampleMetadata returns about how many bytes of metadata objects have, from
+// the trailers of some of them. A damaged one tells nothing: whoever reads it
+// is told.
+func (a *Archive) sampleMetadata(ctx context.Context, objects []ObjectInfo) (uint64, error) {
+	var total, known uint64
+	step := (len(objects) + costReads - 1) / costReads
+	for i := step / 2; i < len(objects); i += step {
+		trailer, err := a.Trailer(ctx, objects[i])
+		if errors.Is(err, eventlog.ErrObjectDamaged) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		total, known = total+trailer.FooterSize+eventlog.TrailerSize, known+1
+	}
+	return total * uint64(len(objects)) / max(known, 1), nil
 }

@@ -76,20 +76,30 @@ func (a *Archive) floor(seq eventlog.Seq) uint64 {
 }
 
 // seek lists the objects from the one that covers seq on, or, when none does,
-// from the first after it. It reads a trailer for each step of a binary
-// search. Objects before a hole come with its error. The index objects are
-// those of the listed runs.
+// from the first after it (see Find). Objects before a hole come with its
+// error. The index objects are those of the listed runs.
 func (a *Archive) seek(ctx context.Context, seq eventlog.Seq) ([]ObjectInfo, []IndexInfo, error) {
 	objects, indexes, listErr := a.objects(ctx, a.floor(seq))
 	if seq <= eventlog.FirstSeq {
 		return objects, indexes, listErr
 	}
+	from, err := a.Find(ctx, objects, seq)
+	if err != nil {
+		return nil, nil, err
+	}
+	return objects[from:], indexes, listErr
+}
+
+// Find returns which of the listed objects covers seq, or, when none does, is
+// the first after it. It reads a trailer for each step of a binary search, and
+// none twice.
+func (a *Archive) Find(ctx context.Context, objects []ObjectInfo, seq eventlog.Seq) (int, error) {
 	low, high := 0, len(objects) // objects[:low] end before seq, objects[high:] do not
 	for low < high {
 		middle := (low + high) / 2
 		last, err := a.lastSeq(ctx, objects[middle])
 		if err != nil {
-			return nil, nil, err
+			return 0, err
 		}
 		if last < seq {
 			low = middle + 1
@@ -97,7 +107,7 @@ func (a *Archive) seek(ctx context.Context, seq eventlog.Seq) ([]ObjectInfo, []I
 			high = middle
 		}
 	}
-	return objects[low:], indexes, listErr
+	return low, nil
 }
 
 // lastSeq returns the last seq that object covers.

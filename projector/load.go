@@ -60,6 +60,9 @@ type Loaded struct {
 	Runs     int // sorted runs that were merged; 0: looked up
 }
 
+// Building returns where a Load builds the view that goes to path.
+func Building(path string) string { return path + suffixBuilding }
+
 const defaultLoadMemory = 192 << 20
 
 // Run builds the views and returns what became of each, in the order of
@@ -81,7 +84,7 @@ func (l *Load) Run(ctx context.Context, source Source) ([]Loaded, error) {
 		case done != nil:
 			results[i] = *done
 		default:
-			sites = append(sites, &site{projector: p, building: path + suffixBuilding, final: path, done: &results[i]})
+			sites = append(sites, &site{projector: p, building: Building(path), final: path, done: &results[i]})
 		}
 	}
 	if err := l.build(ctx, source, sites); err != nil {

@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -34,9 +35,13 @@ type download struct {
 const (
 	filesAtOnce = 64 // the bucket bounds further what is read at once
 	partSuffix  = ".part"
-	maxFailures = 8 // in a row without a byte, about half a minute
 	firstPause  = 100 * time.Millisecond
 	longPause   = 10 * time.Second
+
+	// A file is given up after failures without a byte, so many and for so long:
+	// a store that stops refuses at once, one that is slow fails seldom.
+	leastFailures = 4
+	enough        = time.Minute
 )
 
 // run makes all files, each whole and synced or not under its name.
@@ -137,7 +142,8 @@ type transfer struct {
 // run reads all bytes; a transfer that breaks goes on where it broke.
 func (t *transfer) run(ctx context.Context) error {
 	var full *diskError
-	for failures, pause := 0, firstPause; t.done < t.file.Size; {
+	var failing failing
+	for t.done < t.file.Size {
 		before := t.done
 		err := t.read(ctx)
 		switch {
@@ -148,23 +154,51 @@ func (t *transfer) run(ctx context.Context) error {
 		case errors.Is(err, recovery.ErrUnfit), errors.As(err, &full):
 			return err
 		case t.done > before:
-			failures, pause = 0, firstPause
-		default:
-			failures++
+			failing.over()
 		}
-		if failures == maxFailures {
-			return t.blame(ctx, err)
+		if failing.enough() {
+			if err := t.blame(ctx); err != nil {
+				return err
+			}
+			failing.over()
+			continue
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
+		if err := failing.pause(ctx); err != nil {
+			return err
 		}
-		pause = min(2*pause, longPause)
 	}
 	return nil
+}
+
+// failing is failures in a row, without a byte between them.
+type failing struct {
+	since time.Time // the first of them; zero: there is none
+	times int
+	last  time.Duration // pause
+}
+
+// over ends the row.
+func (f *failing) over() { *f = failing{} }
+
+// enough counts a failure, and reports whether there is no use in another try.
+func (f *failing) enough() bool {
+	if f.times++; f.times == 1 {
+		f.since = time.Now()
+	}
+	return f.times >= leastFailures && time.Since(f.since) >= enough
+}
+
+// pause waits before the next try, longer from one to the next.
+func (f *failing) pause(ctx context.Context) error {
+	f.last = min(max(2*f.last, firstPause), longPause)
+	timer := time.NewTimer(f.last)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // read reads what is left in one request. An object that ends too early is no
@@ -191,12 +225,32 @@ func (t *transfer) read(ctx context.Context) (err error) {
 }
 
 // blame finds out whose fault it is that a file cannot be read: the
-// checkpoint's, if the store gives out other objects.
-func (t *transfer) blame(ctx context.Context, cause error) error {
-	if _, err := t.Archive.Read(ctx, archiver.ManifestKey, 1); err != nil {
-		return errors.Join(cause, err)
+// checkpoint's, if the store gives out other objects and then not this one.
+// Without an error the store has come back, and the transfer goes on.
+func (t *transfer) blame(ctx context.Context) error {
+	_, away := t.Archive.Read(ctx, archiver.ManifestKey, 1)
+	before := t.done
+	err := t.read(ctx)
+	var full *diskError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, recovery.ErrUnfit), errors.As(err, &full):
+		return err
+	case err == nil, t.done > before:
+		return nil
 	}
-	return fmt.Errorf("%w: %s of %v cannot be read, other objects can: %w", recovery.ErrUnfit, fileKey(t.file.SHA256), t.Archive.Bucket(), cause)
+	key := fileKey(t.file.SHA256)
+	if away != nil || storesFault(err) {
+		return fmt.Errorf("%s of %v could not be read for %v; when the store answers, the same command goes on: %w", key, t.Archive.Bucket(), enough, errors.Join(err, away))
+	}
+	return fmt.Errorf("%w: %s of %v cannot be read, other objects can: %w", recovery.ErrUnfit, key, t.Archive.Bucket(), err)
+}
+
+// storesFault reports whether err says nothing of the object that was asked for.
+func storesFault(err error) bool {
+	var network net.Error
+	return errors.Is(err, archiver.ErrThrottled) || errors.As(err, &network)
 }
 
 // writerTo writes to the file, and counts and sums what was written.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,25 +19,31 @@ import (
 
 // Rate reads files of the checkpoint c, as Restore would and to nowhere, for
 // the time d or until it has had limit bytes, and returns how many bytes came
-// in a second.
+// in a second. What cannot be read is left out, and tried again while nothing
+// at all comes; a file that is not there is ErrUnfit.
 func (s *Shelf) Rate(ctx context.Context, c recovery.Checkpoint, d time.Duration, limit int64) (float64, error) {
 	m, err := read(ctx, s.Archive, c.Seq)
 	if err != nil {
 		return 0, err
 	}
 	r := &rating{archive: s.Archive, until: time.Now().Add(d), limit: limit}
-	began := time.Now()
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(filesAtOnce)
-	for i := range m.Views {
-		for _, f := range m.Views[i].Files {
-			group.Go(func() error { return r.file(ctx, f) })
+	var failing failing
+	for {
+		began := time.Now()
+		failed, err := r.files(ctx, m)
+		if came := r.done.Load(); err == nil && (failed == nil || came > 0) {
+			return float64(came) / time.Since(began).Seconds(), nil
+		}
+		if err == nil {
+			err = failing.pause(ctx)
+		}
+		if err == nil && r.over() {
+			err = failed
+		}
+		if err != nil {
+			return 0, fmt.Errorf("read files of checkpoint %s to see how fast they come: %w", c.Name, err)
 		}
 	}
-	if err := group.Wait(); err != nil {
-		return 0, fmt.Errorf("read files of checkpoint %s to see how fast they come: %w", c.Name, err)
-	}
-	return float64(r.done.Load()) / time.Since(began).Seconds(), nil
 }
 
 // rating is files of a checkpoint being read for their rate alone.
@@ -45,6 +52,30 @@ type rating struct {
 	until   time.Time
 	limit   int64
 	done    atomic.Int64 // bytes
+}
+
+// files reads files of m until it is over. Why one of them could not be read is
+// failed; err says that the checkpoint is of no use, or that ctx has ended.
+func (r *rating) files(ctx context.Context, m *Manifest) (failed, err error) {
+	group, reading := errgroup.WithContext(ctx)
+	group.SetLimit(filesAtOnce)
+	var mu sync.Mutex
+	for i := range m.Views {
+		for _, f := range m.Views[i].Files {
+			group.Go(func() error {
+				err := r.file(reading, f)
+				if err == nil || reading.Err() != nil || errors.Is(err, recovery.ErrUnfit) {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				failed = err
+				return nil
+			})
+		}
+	}
+	err = group.Wait()
+	return failed, err
 }
 
 func (r *rating) over() bool { return r.done.Load() >= r.limit || time.Now().After(r.until) }

@@ -6,17 +6,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -298,19 +303,41 @@ func TestATransferThatBreaksGoesOn(t *testing.T) {
 	}
 }
 
-// A store that does not answer is no checkpoint's fault, nor is this disk.
+// A store that does not answer is no checkpoint's fault. What comes of a file
+// that cannot be read depends on what else of the store can.
 func TestNoCheckpointIsBlamedForWhatIsNotItsFault(t *testing.T) {
 	w, _, newer, _ := twoCheckpoints(t, 206)
-	for _, cause := range []error{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, archiver.ErrThrottled} {
-		shelf := &Shelf{Archive: archiver.At(w.bucket, logID), Engine: w.engine, Scratch: t.TempDir()}
-		tr := &transfer{download: &download{Shelf: shelf}, file: newer.Views[0].Files[0]}
-		err := tr.blame(t.Context(), cause)
-		if !errors.Is(err, cause) {
-			t.Errorf("%v", err)
-		}
+	file := newer.Views[0].Files[0]
+	reset := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
+	for name, test := range map[string]struct {
+		fails func(key string, since time.Duration) error
+		unfit bool
+		cause error // nil: the file is read
+	}{
+		"the file alone":                       {func(key string, _ time.Duration) error { return only(key, buckettest.ErrInjected) }, true, buckettest.ErrInjected},
+		"the file's connection":                {func(key string, _ time.Duration) error { return only(key, reset) }, false, reset},
+		"the file is asked for less often":     {func(key string, _ time.Duration) error { return only(key, archiver.ErrThrottled) }, false, archiver.ErrThrottled},
+		"the whole store":                      {func(string, time.Duration) error { return buckettest.ErrInjected }, false, buckettest.ErrInjected},
+		"the whole store, for 20 s":            {until(20 * time.Second), false, nil},
+		"the whole store, until it is doubted": {until(enough + longPause), false, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				faulty := buckettest.NewFaulty(w.bucket)
+				faulty.Set(buckettest.Hooks{Before: func(_ context.Context, _ buckettest.Op, key string) error { return test.fails(key, time.Since(began)) }})
+				d := &download{Shelf: &Shelf{Archive: archiver.At(faulty, logID)}}
+				err := d.file(t.Context(), file, filepath.Join(t.TempDir(), file.Name))
+				if !errors.Is(err, test.cause) || errors.Is(err, recovery.ErrUnfit) != test.unfit {
+					t.Errorf("%v, want %v, unfit %v", err, test.cause, test.unfit)
+				}
+				if err != nil && time.Since(began) < time.Minute {
+					t.Errorf("it was given up after %v", time.Since(began))
+				}
+			})
+		})
 	}
 	faulty := buckettest.NewFaulty(w.bucket)
-	faulty.Away()
 	shelf := &Shelf{Archive: archiver.At(faulty, logID), Engine: w.engine, Scratch: t.TempDir()}
 	ctx, cancel := context.WithCancel(t.Context())
 	faulty.Set(buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error { cancel(); return ctx.Err() }})
@@ -318,6 +345,101 @@ func TestNoCheckpointIsBlamedForWhatIsNotItsFault(t *testing.T) {
 	if err := shelf.Restore(ctx, c, t.TempDir()); err == nil || errors.Is(err, recovery.ErrUnfit) {
 		t.Errorf("the store is away: %v", err)
 	}
+}
+
+// only is err for files of checkpoints.
+func only(key string, err error) error {
+	if strings.HasPrefix(key, filePrefix) {
+		return err
+	}
+	return nil
+}
+
+// until is a store that is away for so long.
+func until(end time.Duration) func(string, time.Duration) error {
+	return func(_ string, since time.Duration) error {
+		if since < end {
+			return buckettest.ErrInjected
+		}
+		return nil
+	}
+}
+
+// A recovery begins from its checkpoint, all the same, when the store stops
+// while files come in, when it answers one request in twenty with 503, and
+// when it cuts one transfer in twenty off.
+func TestACheckpointIsRestoredFromAStoreThatFailsNowAndThen(t *testing.T) {
+	dice := func(seed uint64) func() bool {
+		var mu sync.Mutex
+		rng := rand.New(rand.NewPCG(seed, 3))
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return rng.IntN(20) == 0
+		}
+	}
+	for name, faults := range map[string]func(hit func(), roll func() bool) buckettest.Hooks{
+		"stops": func(hit func(), _ func() bool) buckettest.Hooks {
+			var mu sync.Mutex
+			var files int
+			var again time.Time
+			return buckettest.Hooks{Before: func(_ context.Context, _ buckettest.Op, key string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if strings.HasPrefix(key, filePrefix) {
+					if files++; files == 3 {
+						again = time.Now().Add(away(t))
+					}
+				}
+				if time.Now().Before(again) {
+					hit()
+					return buckettest.ErrInjected
+				}
+				return nil
+			}}
+		},
+		"asks for fewer requests": func(hit func(), roll func() bool) buckettest.Hooks {
+			return buckettest.Hooks{Before: func(context.Context, buckettest.Op, string) error {
+				if roll() {
+					hit()
+					return archiver.ErrThrottled
+				}
+				return nil
+			}}
+		},
+		"cuts transfers off": func(hit func(), roll func() bool) buckettest.Hooks {
+			return buckettest.Hooks{Cut: func(string) int64 {
+				if roll() {
+					hit()
+					return 300
+				}
+				return -1
+			}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait
+			w, _, newer, _ := twoCheckpoints(t, 240)
+			var hits atomic.Int64
+			for seed := uint64(0); hits.Load() == 0; seed++ {
+				faulty := buckettest.NewFaulty(w.bucket)
+				faulty.Set(faults(func() { hits.Add(1) }, dice(seed)))
+				result := w.recovered(w.options(archiver.Adaptive(faulty, archiver.AdaptiveOptions{})))
+				if result.Checkpoint == nil || result.Checkpoint.Seq != newer.Seq || len(result.Fallbacks) != 0 {
+					t.Fatalf("from %+v after %+v", result.Checkpoint, result.Fallbacks)
+				}
+			}
+		})
+	}
+}
+
+// away is how long a store stops for.
+func away(t *testing.T) time.Duration {
+	if testkit.All() && !testing.Short() {
+		return 20 * time.Second
+	}
+	t.Log("it stops for 1 s; it is 20 s with", testkit.Command)
+	return time.Second
 }
 
 // One view alone is restored alone.
@@ -393,5 +515,38 @@ func TestTheRateOfACheckpointsFiles(t *testing.T) {
 	w.bucket.Remove(own[0])
 	if _, err = shelf.Rate(t.Context(), all[0], time.Hour, 1<<40); !errors.Is(err, recovery.ErrUnfit) || !strings.Contains(err.Error(), own[0]) {
 		t.Errorf("without %s: %v", own[0], err)
+	}
+}
+
+// A file that cannot be read is left out of the rate; when none can be, they
+// are tried again as long as there is time.
+func TestTheRateOfACheckpointsFilesOutlastsFailures(t *testing.T) {
+	w, _, newer, _ := twoCheckpoints(t, 231)
+	c := recovery.Checkpoint{Name: nameOf(newer.Seq), Seq: newer.Seq}
+	for name, test := range map[string]struct {
+		fails func(read int) bool
+		ok    bool
+	}{
+		"one of them":       {func(read int) bool { return read == 1 }, true},
+		"all, once":         {func(read int) bool { return read <= newer.files() }, true},
+		"all, all the time": {func(int) bool { return true }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var reads atomic.Int64
+				faulty := buckettest.NewFaulty(w.bucket)
+				faulty.Set(buckettest.Hooks{Before: func(_ context.Context, _ buckettest.Op, key string) error {
+					time.Sleep(time.Millisecond)
+					if strings.HasPrefix(key, filePrefix) && test.fails(int(reads.Add(1))) {
+						return archiver.ErrThrottled
+					}
+					return nil
+				}})
+				rate, err := (&Shelf{Archive: archiver.At(faulty, logID), Engine: w.engine}).Rate(t.Context(), c, 5*time.Second, 1<<40)
+				if test.ok != (err == nil) || test.ok != (rate > 0) || err != nil && (!errors.Is(err, archiver.ErrThrottled) || errors.Is(err, recovery.ErrUnfit)) {
+					t.Errorf("%v bytes a second, %v", rate, err)
+				}
+			})
+		})
 	}
 }

@@ -46,6 +46,8 @@ type Fallback struct {
 // beginning is where a recovery begins, as far as that is decided. It is noted
 // before anything is built on it.
 type beginning struct {
+	found bool // in its note
+
 	Version   int         `json:"version"`
 	From      *Checkpoint `json:"from,omitempty"` // its views are in their place
 	Full      bool        `json:"full,omitempty"` // from the first event
@@ -59,17 +61,21 @@ const (
 
 func (r *recovery) beginningPath() string { return filepath.Join(r.Scratch, beginningName) }
 
-// build builds the views: from the newest checkpoint that is whole and fits
-// the log, or, when there is none, from the first event.
-func (r *recovery) build(ctx context.Context) error {
-	found, err := readNote(r.beginningPath(), &r.beginning)
-	if err != nil {
+// loadBeginning reads where an interrupted run began.
+func (r *recovery) loadBeginning() (err error) {
+	if r.beginning.found, err = readNote(r.beginningPath(), &r.beginning); err != nil {
 		return err
 	}
-	if found && r.beginning.Version != beginningVersion {
+	if r.beginning.found && r.beginning.Version != beginningVersion {
 		return fmt.Errorf("%s: another version of this program began the recovery: remove the directory and recover again", r.beginningPath())
 	}
 	r.beginning.Version = beginningVersion
+	return nil
+}
+
+// build builds the views: from the newest checkpoint that is whole and fits
+// the log, or, when there is none, from the first event.
+func (r *recovery) build(ctx context.Context) error {
 	if err := r.fromCheckpoints(ctx); err != nil {
 		return err
 	}
@@ -255,7 +261,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		runner.Tolerate(r.tolerance(r.honoured().tolerate(ctx)))
 		runners = append(runners, runner)
 	}
-	r.phases.start("project the tail (objects)", 0)
+	r.phases.start("project the tail (objects)", r.tailObjects(ctx, views))
 	log := &blamed{history: r.Archive}
 	err = projector.CatchUp(ctx, Counted(UpTo(log, r.inputs.Upto), r.Progress, &r.events), runners...)
 	r.result.Waived = r.waivers.used
@@ -276,4 +282,25 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 			Digest: digest, Compared: compared, Skipped: skipped})
 	}
 	return nil
+}
+
+// tailObjects returns how many objects have the events that the views lack, 0
+// when that cannot be told: whoever reads the events then says why.
+func (r *recovery) tailObjects(ctx context.Context, views []*projector.View) int64 {
+	lowest := r.inputs.Upto
+	for _, view := range views {
+		lowest = min(lowest, view.Position())
+	}
+	if lowest == r.inputs.Upto {
+		return 0
+	}
+	first, err := r.Archive.Find(ctx, r.objects, lowest+1)
+	if err != nil {
+		return 0
+	}
+	last, err := r.Archive.Find(ctx, r.objects[first:], r.inputs.Upto)
+	if err != nil {
+		return 0
+	}
+	return int64(last + 1)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -91,6 +92,31 @@ func TestEveryCheckpointIsAsGoodAsTheFirstEvent(t *testing.T) {
 			}
 			if all := uint64(len(w.history.Log.Entries())); result.Events >= all {
 				t.Errorf("%d of %d events were projected", result.Events, all)
+			}
+		}
+	}
+}
+
+// How many objects the tail has is told before it is projected, up to an event
+// in the middle, too, and also when nothing is left of it.
+func TestTheTailOfACheckpointIsCounted(t *testing.T) {
+	w, s := newShelvedWorld(t, 4050, 240)
+	entries := w.history.Log.Entries()
+	for i, until := range []eventlog.Seq{0, s.taken[1].Seq, entries[len(entries)-3].Event.Seq} {
+		for _, c := range s.taken {
+			if until != 0 && c.Seq > until {
+				continue
+			}
+			opts := w.options(fmt.Sprint("new-", i, c.Name))
+			opts.Checkpoints, opts.Until = &shelf{engine: w.engine, taken: []Checkpoint{c}}, until
+			opts.Progress = progress.New(nil, quiet)
+			_, err := Run(t.Context(), opts)
+			opts.Progress.Close()
+			must(t, err)
+			for _, phase := range opts.Progress.Phases() {
+				if phase.Phase == "project the tail (objects)" && (phase.Total != phase.Done || phase.Done == 0 && c.Seq < w.history.Log.Last() && c.Seq != until) {
+					t.Errorf("from %s up to %s: %d of %d objects", c.Seq, until, phase.Done, phase.Total)
+				}
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
+	"github.com/strandline-project/strandline/eventlog"
 )
 
 // apart archives w's history anew, an object for each event, with the index
@@ -65,7 +66,8 @@ func TestWhatIsRecoveredIsTheSameWithAnyIndexObjectDeletedOrDamaged(t *testing.T
 // number of requests.
 func TestARecoveryTakesFewRequests(t *testing.T) {
 	w := newWorld(t, 9, 850)
-	runs := len(w.apart())
+	indexes := w.apart()
+	runs := len(indexes)
 	faulty := buckettest.NewFaulty(w.bucket)
 	opts := w.options("new")
 	opts.Archive = archiver.At(faulty, logID)
@@ -90,5 +92,20 @@ func TestARecoveryTakesFewRequests(t *testing.T) {
 	}
 	if found.Cost.Bytes != 0 {
 		t.Errorf("the bytes to read of index objects are off by %d", int64(found.Cost.Bytes))
+	}
+	var metadata uint64
+	for ordinal := range w.objects { // there are no payloads
+		data, _ := w.bucket.Get(archiver.Shipped(uint64(ordinal + 1)).Key())
+		metadata += uint64(len(data) - len(eventlog.ObjectMagic))
+	}
+	for _, indexed := range []bool{true, false} {
+		if got := found.Cost.Metadata; got < metadata*9/10 || got > metadata*5/4 {
+			t.Errorf("indexed %v: %d bytes of metadata, want about %d", indexed, got, metadata)
+		}
+		for _, key := range indexes {
+			w.bucket.Remove(key)
+		}
+		found, err = Look(t.Context(), opts.Archive, nil)
+		must(t, err)
 	}
 }

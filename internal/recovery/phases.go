@@ -17,6 +17,7 @@ import (
 // report forgets what the run before it did.
 type phases struct {
 	path     string
+	found    bool // in path
 	progress *progress.Progress
 
 	mu      sync.Mutex
@@ -38,13 +39,12 @@ const (
 )
 
 // loadPhases reads those of the runs that were interrupted.
-func loadPhases(scratch string, p *progress.Progress) (*phases, error) {
-	loaded := &phases{path: filepath.Join(scratch, phasesName), progress: p}
-	found, err := readNote(loaded.path, &loaded.noted)
-	if err != nil {
+func loadPhases(scratch string, p *progress.Progress) (loaded *phases, err error) {
+	loaded = &phases{path: filepath.Join(scratch, phasesName), progress: p}
+	if loaded.found, err = readNote(loaded.path, &loaded.noted); err != nil {
 		return nil, err
 	}
-	if found && (loaded.noted.Version != phasesVersion || loaded.noted.Began.IsZero()) {
+	if loaded.found && (loaded.noted.Version != phasesVersion || loaded.noted.Began.IsZero()) {
 		return nil, fmt.Errorf("%s: another version of this program began the recovery: remove the directory and recover again", loaded.path)
 	}
 	return loaded, nil
@@ -76,6 +76,13 @@ func (p *phases) end() error {
 	if p.endLocked() {
 		p.noteLocked()
 	}
+	return p.err
+}
+
+// noting returns why a phase could not be noted; nil when all were.
+func (p *phases) noting() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return p.err
 }
 

@@ -10,7 +10,9 @@
 // that names what it was made from, so that a recovery which was interrupted
 // goes on where it was, by the same code: the list leaves inputs.json, the
 // choice of a checkpoint beginning.json, the projection its sorted runs and
-// views; phases.json tells when each began and ended. A phase whose input is missing or is not what it was refuses.
+// views, and in waivers.json what it went on past; phases.json tells when each
+// began and ended. A phase whose input is missing or is not what it was
+// refuses.
 package recovery
 
 import (
@@ -92,8 +94,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		opts.Log = slog.Default()
 	}
 	r := &recovery{Options: opts, result: &Result{}, granted: NewGranted(opts.Archive, nil, opts.Log)}
-	var err error
-	if r.phases, err = loadPhases(opts.Scratch, opts.Progress); err != nil {
+	if err := r.resume(); err != nil {
 		return nil, err
 	}
 	for _, phase := range []func(context.Context) error{r.list, r.build} {
@@ -111,7 +112,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 
 type recovery struct {
 	Options
-	inputs      *inputs
+	inputs      *inputs               // nil: not known yet
 	objects     []archiver.ObjectInfo // as listed; let go of when the room is made
 	checkpoints []Checkpoint          // as listed
 	waivers     *waivers
@@ -122,24 +123,43 @@ type recovery struct {
 	result      *Result
 }
 
+// resume reads what an interrupted run noted.
+func (r *recovery) resume() (err error) {
+	if r.inputs, err = loadInputs(r.inputsPath()); err != nil {
+		return err
+	}
+	if r.phases, err = loadPhases(r.Scratch, r.Progress); err != nil {
+		return err
+	}
+	if r.waivers, err = loadWaivers(r.Scratch, r.Waivers, r.Log); err != nil {
+		return err
+	}
+	if err := r.honoured().keep(r.Scratch); err != nil {
+		return err
+	}
+	if err := r.loadBeginning(); err != nil {
+		return err
+	}
+	if r.inputs == nil {
+		return r.nothingBuilt()
+	}
+	for _, n := range []struct {
+		path  string
+		found bool
+	}{{r.phases.path, r.phases.found}, {r.waivers.path, r.waivers.found}, {r.beginningPath(), r.beginning.found}} {
+		if !n.found {
+			return fmt.Errorf("going on with a recovery: %s is missing, which was written before %s: what the interrupted recovery did cannot be known without it; name a new directory", n.path, r.inputsPath())
+		}
+	}
+	return nil
+}
+
 // list finds out what the archive holds, and proves that nothing is missing.
 // What it found when the recovery began is what is built, also when the
 // archive grows meanwhile.
-func (r *recovery) list(ctx context.Context) error {
+func (r *recovery) list(ctx context.Context) (err error) {
 	r.phases.start("list", 0)
-	found, err := loadInputs(r.inputsPath())
-	if err == nil {
-		r.waivers, err = loadWaivers(r.Scratch, r.Waivers, r.Log)
-	}
-	if err == nil {
-		err = r.honoured().keep(r.Scratch)
-	}
-	if err == nil && found == nil {
-		err = r.nothingBuilt()
-	}
-	if err != nil {
-		return err
-	}
+	found := r.inputs
 	if found != nil {
 		if err := found.match(r.Archive.LogID(), r.Until, r.Full); err != nil {
 			return err
@@ -157,11 +177,9 @@ func (r *recovery) list(ctx context.Context) error {
 	}
 	r.Progress.Add(int64(now.Objects))
 	if found == nil {
-		// A crash before this line leaves nothing, after it what is to be
-		// built stands fast.
 		found = now
 		found.Full = r.Full
-		if err := found.store(r.inputsPath()); err != nil {
+		if err := r.store(found); err != nil {
 			return err
 		}
 	} else if err := r.stillThere(ctx, found); err != nil {
@@ -175,8 +193,36 @@ func (r *recovery) list(ctx context.Context) error {
 	return nil
 }
 
-// nothingBuilt refuses views that nothing says what they were made from.
+// store notes the inputs, after the other notes, so that they stand for all: a
+// note that is missing beside them was removed, and does not read as one in
+// which nothing stands.
+func (r *recovery) store(found *inputs) error {
+	if err := r.phases.noting(); err != nil {
+		return err
+	}
+	if err := r.waivers.note(); err != nil {
+		return err
+	}
+	if err := writeNote(r.beginningPath(), &r.beginning); err != nil {
+		return err
+	}
+	// A crash before this line leaves nothing that counts, after it what is to
+	// be built stands fast.
+	return found.store(r.inputsPath())
+}
+
+// nothingBuilt refuses views, and notes of what was done for them, that nothing
+// says what they were made from.
 func (r *recovery) nothingBuilt() error {
+	refuse := func(path string) error {
+		return fmt.Errorf("%s is there, but not the note of what it was made from, %s: name a new directory", path, r.inputsPath())
+	}
+	if len(r.waivers.used) > 0 {
+		return refuse(r.waivers.path)
+	}
+	if b := &r.beginning; b.From != nil || b.Full || len(b.Fallbacks) > 0 {
+		return refuse(r.beginningPath())
+	}
 	for _, p := range r.Projectors {
 		path := filepath.Join(r.Dir, p.Name())
 		there, err := r.Engine.Exists(path)
@@ -184,7 +230,7 @@ func (r *recovery) nothingBuilt() error {
 			return err
 		}
 		if there {
-			return fmt.Errorf("%s is there, but not the note of what it was made from, %s: name a new directory", path, r.inputsPath())
+			return refuse(path)
 		}
 	}
 	return nil

@@ -502,6 +502,50 @@ func lastObject(t *testing.T, archive *archiver.Archive) archiver.ObjectInfo {
 	return objects[len(objects)-1]
 }
 
+// The inputs are noted last: with them, another note that is missing was
+// removed, and what stood in it is not taken for nothing. Without them, what
+// another note says was done was done for inputs that nobody knows.
+func TestANoteThatWasRemovedIsMissed(t *testing.T) {
+	w := newWorld(t, 14, 80)
+	for _, name := range []string{waiversName, beginningName, phasesName} {
+		for _, ended := range []bool{false, true} {
+			opts := w.options(fmt.Sprint("new-", name, ended))
+			if !ended { // as soon as the inputs are noted
+				opts.Room = func(uint64) error { return errKilled }
+			}
+			if _, err := Run(t.Context(), opts); ended != (err == nil) {
+				t.Fatal(err)
+			}
+			opts.Room = nil
+			path := filepath.Join(opts.Scratch, name)
+			kept, err := os.ReadFile(path)
+			must(t, err)
+			must(t, os.Remove(path))
+			for range 2 { // the refusal makes no note either
+				if _, err := Run(t.Context(), opts); err == nil || !strings.Contains(err.Error(), path+" is missing") || !strings.Contains(err.Error(), "name a new directory") {
+					t.Errorf("without %s, ended %v: %v", name, ended, err)
+				}
+			}
+			must(t, os.WriteFile(path, kept, 0o600))
+			result, err := Run(t.Context(), opts)
+			must(t, err)
+			w.check(opts.Dir, result)
+		}
+	}
+	waiver := archiver.Waiver{Rule: projector.RuleForm.String(), Scope: eventlog.Range{First: eventlog.FirstSeq, Last: eventlog.FirstSeq}}
+	for name, content := range map[string]any{
+		waiversName:   []archiver.Waiver{waiver},
+		beginningName: &beginning{Version: beginningVersion, Fallbacks: []Fallback{{"checkpoint", "damaged"}}},
+	} {
+		opts := w.options("without-inputs")
+		opts.Waivers = []archiver.Waiver{waiver}
+		must(t, writeNote(filepath.Join(opts.Scratch, name), content))
+		if _, err := Run(t.Context(), opts); err == nil || !strings.Contains(err.Error(), name+" is there") || !strings.Contains(err.Error(), "name a new directory") {
+			t.Errorf("%s without the inputs: %v", name, err)
+		}
+	}
+}
+
 // No field of the inputs is ever taken for known when it is zero.
 func TestUnknownInputsAreRefused(t *testing.T) {
 	whole := inputs{Version: inputsVersion, LogID: logID, Objects: 1, LastOrdinal: 1, EndSum: "00", ArchiveEnd: eventlog.MakeSeq(1, 9), Upto: eventlog.MakeSeq(1, 9)}

@@ -12,29 +12,46 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/projector"
 )
 
-// eventBytes is the disk that a recovery takes for an event while it runs,
-// sorted runs and views together: 164 were measured on a million events.
-const eventBytes = 200
+// The disk that a recovery takes while it runs, sorted runs and views together:
+// so much for each event, and the metadata's bytes, as stored, so many times.
+// The checksums of a payload, 4 bytes for each 64 KiB, are most of a large
+// block's metadata, and go into a run, and into a row, as they are. Of a
+// million events of small blocks 164 bytes for each were measured.
+const (
+	eventBytes    = 100
+	metadataTimes = 3
+)
+
+// disk is about what a recovery of so many events takes while it runs.
+func disk(events uint64, cost archiver.Cost) uint64 {
+	return events*eventBytes + cost.Metadata*metadataTimes
+}
 
 // makeRoom asks whether there is room for what is about to be built, before
 // anything large is written: a checkpoint and the events after it, or, with
-// nil, all events. What an interrupted recovery left is room.
+// nil, all events. What an interrupted run left of the same is room; what else
+// lies beside it is not.
 func (r *recovery) makeRoom(ctx context.Context, from *Checkpoint) error {
 	if r.Room == nil {
 		return nil
 	}
-	events, err := countTail(ctx, r.Archive, r.objects, from)
+	_, need, err := measure(ctx, r.Archive, after(r.objects, from))
 	if err != nil {
 		return err
 	}
-	need := events * eventBytes
 	if from != nil {
 		need += uint64(max(from.Bytes, 0))
 	}
-	for _, dir := range []string{r.Dir, r.Scratch} {
-		have, err := sizeOf(dir)
+	own := []string{r.Scratch}
+	for _, p := range r.Projectors {
+		path := filepath.Join(r.Dir, p.Name())
+		own = append(own, path, projector.Building(path))
+	}
+	for _, path := range own {
+		have, err := sizeOf(path)
 		if err != nil {
 			return err
 		}
@@ -43,17 +60,27 @@ func (r *recovery) makeRoom(ctx context.Context, from *Checkpoint) error {
 	return r.Room(need)
 }
 
-// countTail counts the events that a recovery from a checkpoint projects, or,
-// with nil, all. It may count those of an object twice that the checkpoint has.
-func countTail(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo, from *Checkpoint) (uint64, error) {
-	if from != nil {
-		after := slices.IndexFunc(objects, func(o archiver.ObjectInfo) bool { return o.Last > from.Ordinal })
-		if after < 0 {
-			return 0, nil
-		}
-		objects = objects[after:]
+// after returns the objects whose events a recovery from a checkpoint projects,
+// or, with nil, all. The first of them may have events that the checkpoint has.
+func after(objects []archiver.ObjectInfo, from *Checkpoint) []archiver.ObjectInfo {
+	if from == nil {
+		return objects
 	}
-	return countEvents(ctx, archive, objects)
+	first := slices.IndexFunc(objects, func(o archiver.ObjectInfo) bool { return o.Last > from.Ordinal })
+	if first < 0 {
+		return nil
+	}
+	return objects[first:]
+}
+
+// measure returns how many events the objects hold, and about what disk a
+// recovery of them takes while it runs.
+func measure(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo) (events, bytes uint64, err error) {
+	if events, err = countEvents(ctx, archive, objects); err != nil {
+		return 0, 0, err
+	}
+	cost, err := archive.Cost(ctx, objects)
+	return events, disk(events, cost), err
 }
 
 // countReads is how many trailers countEvents reads at most, beside the first
@@ -90,6 +117,9 @@ func (s *stretch) guess() uint64 {
 // countEvents returns how many events the objects hold. It reads few trailers:
 // with up to a dozen epochs the count is exact, with more of them about right.
 func countEvents(ctx context.Context, archive *archiver.Archive, objects []archiver.ObjectInfo) (uint64, error) {
+	if len(objects) == 0 {
+		return 0, nil
+	}
 	first, err := ends(ctx, archive, objects, 0)
 	if err != nil {
 		return 0, err

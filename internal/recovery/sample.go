@@ -48,15 +48,15 @@ func Look(ctx context.Context, archive *archiver.Archive, checkpoints Checkpoint
 	if found.Events, err = countEvents(ctx, archive, objects); err != nil {
 		return Found{}, err
 	}
-	found.Disk = found.Events * eventBytes
 	if found.Cost, err = archive.Cost(ctx, objects); err != nil {
 		return Found{}, err
 	}
+	found.Disk = disk(found.Events, found.Cost)
 	for _, c := range all {
 		if c.Bytes > 0 && c.Seq <= in.ArchiveEnd {
 			found.Checkpoint = &c
-			found.Tail, err = countTail(ctx, archive, objects, &c)
-			found.FromDisk = uint64(c.Bytes) + found.Tail*eventBytes
+			found.Tail, found.FromDisk, err = measure(ctx, archive, after(objects, &c))
+			found.FromDisk += uint64(c.Bytes)
 			break
 		}
 	}

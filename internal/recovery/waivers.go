@@ -18,6 +18,7 @@ import (
 // recovery nor its result can forget one.
 type waivers struct {
 	path    string
+	found   bool // in path
 	granted []archiver.Waiver
 	log     *slog.Logger
 
@@ -30,9 +31,9 @@ const waiversName = "waivers.json"
 
 // loadWaivers reads which waivers an interrupted recovery needed: it cannot be
 // gone on with without them.
-func loadWaivers(scratch string, granted []archiver.Waiver, log *slog.Logger) (*waivers, error) {
-	w := &waivers{path: filepath.Join(scratch, waiversName), granted: granted, log: log}
-	if _, err := readNote(w.path, &w.used); err != nil {
+func loadWaivers(scratch string, granted []archiver.Waiver, log *slog.Logger) (w *waivers, err error) {
+	w = &waivers{path: filepath.Join(scratch, waiversName), granted: granted, log: log}
+	if w.found, err = readNote(w.path, &w.used); err != nil {
 		return nil, err
 	}
 	for _, used := range w.used {
@@ -43,6 +44,9 @@ func loadWaivers(scratch string, granted []archiver.Waiver, log *slog.Logger) (*
 	}
 	return w, nil
 }
+
+// note writes that none was needed so far.
+func (w *waivers) note() error { return writeNote(w.path, []archiver.Waiver{}) }
 
 // tolerate goes on past what was waived.
 func (w *waivers) tolerate(v *projector.Violation) bool {

@@ -90,31 +90,33 @@ func (c *restClient) Put(ctx context.Context, name string, b body) error {
 
 // Get reads a block and compares it with b.
 func (c *restClient) Get(ctx context.Context, name string, b body) error {
-	return c.do(ctx, request{method: "GET", path: "data/" + name}, c.expect(b, 0, b.size()))
+	return c.do(ctx, request{method: "GET", path: "data/" + name}, func(answer *http.Response) error {
+		return c.expect(answer, b, 0, b.size())
+	})
 }
 
 // Range reads a part of a block and compares it with b's.
 func (c *restClient) Range(ctx context.Context, name string, b body, at, n int64) error {
-	return c.do(ctx, request{method: "GET", path: "data/" + name, at: at, part: n}, c.expect(b, at, n))
+	return c.do(ctx, request{method: "GET", path: "data/" + name, at: at, part: n}, func(answer *http.Response) error {
+		return c.expect(answer, b, at, n)
+	})
 }
 
 // expect reads an answer that is to be n bytes of b from the one at on.
-func (c *restClient) expect(b body, at, n int64) func(*http.Response) error {
-	return func(answer *http.Response) error {
-		if int64(len(c.buf)) < n {
-			c.buf = make([]byte, n)
-		}
-		if answer.ContentLength != n {
-			return fmt.Errorf("%d bytes instead of %d: %w", answer.ContentLength, n, errWrongBytes)
-		}
-		if _, err := io.ReadFull(answer.Body, c.buf[:n]); err != nil {
-			return err
-		}
-		if !b.has(c.buf[:n], at) {
-			return errWrongBytes
-		}
-		return nil
+func (c *restClient) expect(answer *http.Response, b body, at, n int64) error {
+	if int64(len(c.buf)) < n {
+		c.buf = make([]byte, n)
 	}
+	if answer.ContentLength != n {
+		return fmt.Errorf("%d bytes instead of %d: %w", answer.ContentLength, n, errWrongBytes)
+	}
+	if _, err := io.ReadFull(answer.Body, c.buf[:n]); err != nil {
+		return err
+	}
+	if !b.has(c.buf[:n], at) {
+		return errWrongBytes
+	}
+	return nil
 }
 
 // request is one request to a target.

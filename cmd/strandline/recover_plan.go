@@ -228,7 +228,8 @@ func (p *estimate) fromCheckpoint(gets float64, prices *prices) {
 	gets = gets*part + float64(p.Checkpoint.Files)
 	p.FromRead, p.FromRequests = uint64(bytes+float64(p.Read)*part), uint64(gets)
 	p.FromDollars = gets/1000*prices.gets + float64(p.FromRead)/1e9*prices.bytes
-	if p.FromRate > 0 { // nothing came of a checkpoint without any byte
+	p.FromSeconds = 0
+	if p.FromRate > 0 { // nothing comes of a checkpoint without any byte
 		p.FromSeconds = bytes / p.FromRate
 	}
 	if p.PerSecond > 0 {

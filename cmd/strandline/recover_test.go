@@ -73,4 +73,8 @@ func TestAPlanIsOfTheRecoveryFromTheCheckpointToo(t *testing.T) {
 	if p.FromRead != 3e9 || p.FromRequests != 2000+1000 || p.FromDollars != 3+1.5 || p.FromSeconds != 20+5 {
 		t.Errorf("%+v", p)
 	}
+	p.FromRate = 0 // nothing was read: infinity is no JSON
+	if p.fromCheckpoint(8000, &prices{}); p.FromSeconds != 5 {
+		t.Errorf("%+v", p)
+	}
 }

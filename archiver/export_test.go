@@ -5,9 +5,9 @@ package archiver
 // SetPieceSize makes the pieces of index objects as small until the function
 // that it returns is called.
 func SetPieceSize(size int64) (restore func()) {
-	before := pieceSize
-	pieceSize = size
-	return func() { pieceSize = before }
+	before := pieceLimit
+	pieceLimit = size
+	return func() { pieceLimit = before }
 }
 
 // EncodeClaim is the claim as it is put.

@@ -20,15 +20,15 @@ const (
 	readsAhead   = 64
 	aheadBudget  = 64 << 20 // bytes of footers decoded, or about to be
 	storedBudget = 96 << 20 // bytes of footers as stored, out of index objects
+	pieceSize    = 32 << 20 // bytes of an index object that one request asks for
 	indexesAhead = 8        // directories of index objects being read at once
 	indexWorth   = 8        // objects of a run that are to be read: fewer are read one by one
 	pieceReads   = 16       // objects that are read at once in place of a piece that cannot be
 	maxTail      = 1 << 20  // bytes that the first read of an object's end takes at most
 )
 
-// pieceSize is how many bytes of an index object one request asks for. Tests
-// make it smaller.
-var pieceSize int64 = 32 << 20
+// pieceLimit is pieceSize; tests make it smaller.
+var pieceLimit int64 = pieceSize
 
 // metadata is what one object says, on its way from a read to its use.
 type metadata struct {

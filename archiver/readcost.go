@@ -79,7 +79,7 @@ func (a *Archive) Cost(ctx context.Context, objects []ObjectInfo) (Cost, error) 
 		cost.Gets, cost.Bytes = cost.Gets+1, cost.Bytes+uint64(max(size, 0))
 		cost.Metadata += uint64(max(size, 0)) * uint64(len(run.objects)) / RunSize
 		if size > wholeIndex {
-			cost.Gets += uint64(size/pieceSize) + 1
+			cost.Gets += uint64(size/pieceLimit) + 1
 		}
 	}
 	cost.Single = len(single)

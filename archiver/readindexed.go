@@ -50,7 +50,7 @@ func (r *ahead) dispatchIndex(ctx context.Context, x *runIndex, objects []Object
 func firstPiece(metas []*metadata) (n int, size int64) {
 	for _, m := range metas {
 		footer := int64(m.trailer.FooterSize)
-		if n > 0 && size+footer > pieceSize {
+		if n > 0 && size+footer > pieceLimit {
 			break
 		}
 		n, size = n+1, size+footer

@@ -34,7 +34,11 @@ type Archive struct {
 	bucket Bucket
 	logID  eventlog.ID
 	logger *slog.Logger // nil: slog.Default()
+	*known
+}
 
+// known is what was seen of an archive.
+type known struct {
 	mu       sync.Mutex          // guards what follows
 	warned   map[string]struct{} // keys that were warned of, at most maxWarned
 	spans    spans               // where seqs lie, as far as read
@@ -92,7 +96,15 @@ func Open(ctx context.Context, bucket Bucket) (*Archive, error) {
 // for a server that knows its log and starts while the bucket is away. Every
 // object that is read must name logID.
 func At(bucket Bucket, logID eventlog.ID) *Archive {
-	return &Archive{bucket: bucket, logID: logID, foreign: map[string]struct{}{}, warned: map[string]struct{}{}}
+	return &Archive{bucket: bucket, logID: logID, known: &known{foreign: map[string]struct{}{}, warned: map[string]struct{}{}}}
+}
+
+// Through returns the same archive, with all that is known of it from either
+// side, over another way to its bucket.
+func (a *Archive) Through(bucket Bucket) *Archive {
+	through := *a
+	through.bucket = bucket
+	return &through
 }
 
 func readManifest(ctx context.Context, bucket Bucket) (*manifest, error) {

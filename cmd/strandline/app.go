@@ -133,8 +133,7 @@ func (a *app) open(ctx context.Context) (err error) {
 	a.archive = archiver.At(a.bucket, state.LogID)
 	a.archive.SetLogger(a.log)
 	a.reads = archiver.Adaptive(a.bucket, archiver.AdaptiveOptions{})
-	a.history = archiver.At(a.reads, state.LogID)
-	a.history.SetLogger(a.log)
+	a.history = a.archive.Through(a.reads)
 	if a.cfg.HtpasswdFile != "" {
 		if a.auth, err = resticapi.OpenAuth(a.cfg.HtpasswdFile, a.log); err != nil {
 			return withCode(exitUsage, err)

@@ -84,11 +84,12 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	slices.SortFunc(violations, func(a, b *projector.Violation) int {
 		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.View, b.View))
 	})
+	places := recovery.PlacesOf(archive)
 	for i, v := range violations {
 		if i < explained {
 			v.Explain(ctx, archive)
 		}
-		result.Violations = append(result.Violations, foundViolation{v.Rule.String(), v.Seq, v.View, v.Error(), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
+		result.Violations = append(result.Violations, foundViolation{v.Rule.String(), v.Seq, v.View, v.Error() + places.Of(ctx, v), fmt.Sprintf("%s@%s", v.Rule, v.Seq)})
 	}
 	bar.Close()
 	if err := g.print(out, result, func(w io.Writer) error { return result.print(w) }); err != nil {

@@ -298,6 +298,9 @@ func (r *recovery) doubted(ctx context.Context, err error) error {
 	if !errors.As(err, &violation) {
 		return err
 	}
+	if where := PlacesOf(r.Archive).Of(ctx, violation); where != "" {
+		err = fmt.Errorf("%w%s", err, where)
+	}
 	if r.granted.covers(ctx, violation) {
 		return fmt.Errorf("%w; the log says that an earlier recovery went on past this: to do so again, add what it waives: %s", err, r.granted.flags())
 	}

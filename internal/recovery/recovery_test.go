@@ -340,8 +340,12 @@ func TestAnEventThatBreaksARuleEndsTheRecoveryUnlessItIsTolerated(t *testing.T) 
 	w.put(uint64(w.objects+1), []eventlog.Entry{wrong})
 	opts := w.options("new")
 	var violation *projector.Violation
-	if _, err := Run(t.Context(), opts); !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
+	_, err := Run(t.Context(), opts)
+	if !errors.As(err, &violation) || violation.Seq != wrong.Event.Seq {
 		t.Fatalf("got %v, want a violation of %s", err, wrong.Event.Seq)
+	}
+	if where := "the event lies in " + archiver.Shipped(uint64(w.objects+1)).Key(); !strings.Contains(err.Error(), where) {
+		t.Errorf("it does not say %q: %v", where, err)
 	}
 	wide := archiver.Waiver{Rule: violation.Rule.String(), Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq}}
 	elsewhere := archiver.Waiver{Rule: wide.Rule, Scope: eventlog.Range{First: eventlog.FirstSeq, Last: wrong.Event.Seq - 1}}

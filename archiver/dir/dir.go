@@ -116,16 +116,22 @@ func (b *Bucket) PutIfAbsent(ctx context.Context, key string, body archiver.Body
 	return nil
 }
 
+// putTries bounds how often a put finds its directory removed.
+const putTries = 100
+
 // put puts again when the directory went away under its hands: a Delete has
-// removed it, empty.
+// removed it, empty. Somebody else may have made it again meanwhile, so that it
+// is there now says nothing.
 func (b *Bucket) put(path string, body archiver.Body) error {
-	for {
+	for try := 1; ; try++ {
 		err := b.putOnce(path, body)
-		if !errors.Is(err, fs.ErrNotExist) || b.present() != nil {
+		if !errors.Is(err, fs.ErrNotExist) || try == putTries || b.present() != nil {
 			return err
 		}
-		if _, gone := os.Stat(filepath.Dir(path)); !errors.Is(gone, fs.ErrNotExist) {
-			return err
+		if body.Path != "" {
+			if _, gone := os.Stat(body.Path); gone != nil { // it is the body that is not there
+				return err
+			}
 		}
 		b.named.Delete(filepath.Dir(path))
 	}

@@ -4,6 +4,7 @@ package archiver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -43,11 +44,8 @@ func (s *Start) check(ctx context.Context) error {
 	if err := s.checkTail(ctx, objects); err != nil {
 		return err
 	}
-	if err := s.checkUnapplied(ctx); err != nil {
-		return err
-	}
 	if s.own || s.handedOver() || s.TakeOver {
-		return nil
+		return s.checkUnapplied(ctx)
 	}
 	return fmt.Errorf("%w: %s. If that server is gone for good, or will never be started again, start with --take-over: "+
 		"what it acknowledged and did not archive is lost to this one", ErrTakeOver, s.highest)
@@ -123,16 +121,19 @@ func (s *Start) checkTail(ctx context.Context, objects []ObjectInfo) error {
 
 // checkUnapplied refuses an archive in which an event that the views have yet to
 // apply is none that this build knows. Usually they have applied all but the
-// last few. An object that cannot be read is not judged here: the views may
-// have its events from the WAL.
+// last few. An object that is damaged or missing is not judged here: the views
+// may have its events from the WAL.
 func (s *Start) checkUnapplied(ctx context.Context) error {
 	from := eventlog.FirstSeq
 	if applied := s.Views.Applied(); applied != 0 {
 		from = applied.Next()
 	}
 	for batch, err := range s.Archive.Follow(ctx, from) {
+		if errors.Is(err, eventlog.ErrObjectDamaged) || errors.Is(err, ErrHole) || errors.Is(err, eventlog.ErrCleaned) {
+			return nil
+		}
 		if err != nil {
-			return context.Cause(ctx) //nolint:nilerr // see above
+			return err
 		}
 		for i := range batch.Entries {
 			if ev := &batch.Entries[i].Event; !ev.Type.Emitted() {

@@ -207,15 +207,7 @@ func TestAnEventOfALaterVersionIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
 		seq, err := s.append(eventlog.Event{Type: 1000, Actor: "test"}, "")
 		w.must(err)
 		s.kill()
-		before := w.bucket.Keys()
-		err = s.start(false)
-		expectError(t, err, eventlog.ErrUnknownType)
-		if !strings.Contains(err.Error(), seq.String()) {
-			t.Errorf("the error does not say which seq: %v", err)
-		}
-		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
-			t.Error("a refused start has changed something")
-		}
+		s.refusesUnknown(t, seq)
 	})
 }
 
@@ -232,15 +224,53 @@ func TestAnArchivedEventOfALaterVersionIsRefusedBeforeAnythingIsClaimed(t *testi
 		w.must(err)
 		s.stop()
 		s.views.applied = behind
-		before := w.bucket.Keys()
-		err = s.start(false)
-		expectError(t, err, eventlog.ErrUnknownType)
-		if !strings.Contains(err.Error(), seq.String()) {
-			t.Errorf("the error does not say which seq: %v", err)
-		}
-		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
+		s.refusesUnknown(t, seq)
+	})
+}
+
+// refusesUnknown checks that a start names the event seq, which this build does
+// not know, and changes nothing.
+func (s *server) refusesUnknown(t *testing.T, seq eventlog.Seq) {
+	t.Helper()
+	before := s.w.bucket.Keys()
+	err := s.start(false)
+	expectError(t, err, eventlog.ErrUnknownType)
+	if !strings.Contains(err.Error(), seq.String()) {
+		t.Errorf("the error does not say which seq: %v", err)
+	}
+	if !slices.Equal(before, s.w.bucket.Keys()) || len(s.aside()) != 0 {
+		t.Error("a refused start has changed something")
+	}
+}
+
+// While the archive does not answer, nothing is known of what the views have
+// yet to apply, and nothing is claimed.
+func TestAnArchiveThatStopsBeforeTheViewsEventsAreReadIsNotClaimed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.store("first")
+		behind := slices.Clone(s.views.applied)
+		s.store("second")
+		s.stop()
+		s.views.applied = behind
+		before, reads := w.bucket.Keys(), 0
+		s.bucket.Set(buckettest.Hooks{Before: func(_ context.Context, op buckettest.Op, key string) error {
+			if op != buckettest.Get || !strings.HasPrefix(key, archiver.LogPrefix) {
+				return nil
+			}
+			if reads++; reads == 1 { // the end of the archive
+				return nil
+			}
+			return buckettest.ErrInjected
+		}})
+		expectError(t, s.start(false), buckettest.ErrInjected)
+		if !slices.Equal(before, w.bucket.Keys()) {
 			t.Error("a refused start has changed something")
 		}
+		s.bucket.Set(noFaults)
+		s.mustStart(false)
 	})
 }
 

@@ -72,7 +72,7 @@ func (a *Archive) objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo
 		if attempt == relists {
 			return objects, indexes, hole
 		}
-		if err := pause(ctx, relistWait<<attempt); err != nil {
+		if err := Pause(ctx, relistWait<<attempt); err != nil {
 			return nil, nil, fmt.Errorf("list %v: %w while looking for %w", a.bucket, err, hole)
 		}
 	}
@@ -182,8 +182,9 @@ func (a *Archive) Foreign() []string {
 	return keys
 }
 
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
+// Pause waits for d, as between two tries at an archive, or until ctx ends: then
+// its cause is the error.
+func Pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -308,9 +308,7 @@ func (a *app) gauges() metrics.State {
 		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy, Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
 		Warnings: len(s.warnings), FeedPublished: stats.Published, FeedDropped: stats.Dropped, FeedRefused: stats.Refused, FeedConnected: stats.Connected,
 	}
-	reads := a.reads.Stats()
-	state.ReadsLimit, state.ReadsMin, state.ReadsMax, state.ReadsInFlight = reads.Limit, reads.Min, reads.Max, reads.InFlight
-	phaseGauges(&state, a.progress.Snapshot())
+	phaseGauges(&state, a.progress.Snapshot(), a.reads.Stats())
 	if s.serving == nil {
 		return state
 	}

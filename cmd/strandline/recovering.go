@@ -92,14 +92,14 @@ func (r *recovering) Status() httpapi.Status {
 // now, whichever phase runs.
 func (r *recovering) gauges() metrics.State {
 	state := metrics.State{Mode: string(httpapi.ModeRecovering)}
-	reads := r.bucket.Stats()
-	phaseGauges(&state, r.progress.Snapshot())
-	state.ReadsLimit, state.ReadsMin, state.ReadsMax, state.ReadsInFlight = reads.Limit, reads.Min, reads.Max, reads.InFlight
+	phaseGauges(&state, r.progress.Snapshot(), r.bucket.Stats())
 	return state
 }
 
-// phaseGauges tells the metrics how far a recovery or a start is.
-func phaseGauges(state *metrics.State, now progress.Snapshot) {
+// phaseGauges tells the metrics how far a recovery or a start is, and how it
+// reads.
+func phaseGauges(state *metrics.State, now progress.Snapshot, reads archiver.ReadStats) {
+	state.ReadsLimit, state.ReadsMin, state.ReadsMax, state.ReadsInFlight = reads.Limit, reads.Min, reads.Max, reads.InFlight
 	state.Phase, state.PhaseDone, state.PhaseExpected = now.Phase, now.Done, now.Total
 	state.PhaseEventsPerSecond, state.PhaseBytesPerSecond = now.EventsPerSecond, now.BytesPerSecond
 	state.PhaseLeft, state.PhaseBinds = seconds(now.ETASeconds), bindsLabel(now.Binds)

@@ -142,7 +142,7 @@ type transfer struct {
 // run reads all bytes; a transfer that breaks goes on where it broke.
 func (t *transfer) run(ctx context.Context) error {
 	var full *diskError
-	var failing failing
+	var row failing
 	for t.done < t.file.Size {
 		before := t.done
 		err := t.read(ctx)
@@ -154,16 +154,16 @@ func (t *transfer) run(ctx context.Context) error {
 		case errors.Is(err, recovery.ErrUnfit), errors.As(err, &full):
 			return err
 		case t.done > before:
-			failing.over()
+			row.over()
 		}
-		if failing.enough() {
+		if row.enough() {
 			if err := t.blame(ctx); err != nil {
 				return err
 			}
-			failing.over()
+			row.over()
 			continue
 		}
-		if err := failing.pause(ctx); err != nil {
+		if err := row.pause(ctx); err != nil {
 			return err
 		}
 	}
@@ -191,14 +191,7 @@ func (f *failing) enough() bool {
 // pause waits before the next try, longer from one to the next.
 func (f *failing) pause(ctx context.Context) error {
 	f.last = min(max(2*f.last, firstPause), longPause)
-	timer := time.NewTimer(f.last)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return archiver.Pause(ctx, f.last)
 }
 
 // read reads what is left in one request. An object that ends too early is no

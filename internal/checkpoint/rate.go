@@ -27,7 +27,7 @@ func (s *Shelf) Rate(ctx context.Context, c recovery.Checkpoint, d time.Duration
 		return 0, err
 	}
 	r := &rating{archive: s.Archive, until: time.Now().Add(d), limit: limit}
-	var failing failing
+	var row failing
 	for {
 		began := time.Now()
 		failed, err := r.files(ctx, m)
@@ -35,7 +35,7 @@ func (s *Shelf) Rate(ctx context.Context, c recovery.Checkpoint, d time.Duration
 			return float64(came) / time.Since(began).Seconds(), nil
 		}
 		if err == nil {
-			err = failing.pause(ctx)
+			err = row.pause(ctx)
 		}
 		if err == nil && r.over() {
 			err = failed

@@ -268,20 +268,9 @@ func (r *reader) checkBytes(ctx context.Context, row projector.BlockRow) error {
 			return err
 		}
 		wrong = wrong || proves(err)
-		if err := sleep(ctx, wait); err != nil {
+		if err := archiver.Pause(ctx, wait); err != nil {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

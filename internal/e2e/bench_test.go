@@ -19,17 +19,9 @@ func minio(t *testing.T) string {
 	if !testkit.All() {
 		t.Skip("needs MinIO; all tests are run by:", testkit.Command)
 	}
-	for _, server := range testkit.Servers() {
-		if server.Name == "minio" {
-			path, err := server.Path()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return path
-		}
-	}
-	t.Fatal("the tests know of no MinIO")
-	return ""
+	path, err := testkit.PathOf("minio")
+	must(t, err)
+	return path
 }
 
 // The benchmark of the server measures every peer that it is told of.

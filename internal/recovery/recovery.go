@@ -304,6 +304,9 @@ func (r *recovery) doubted(ctx context.Context, err error) error {
 	if r.granted.covers(ctx, violation) {
 		return fmt.Errorf("%w; the log says that an earlier recovery went on past this: to do so again, add what it waives: %s", err, r.granted.flags())
 	}
+	if unknown := r.granted.Err(); unknown != nil {
+		err = fmt.Errorf("%w; whether the log itself waives this is not known (%w)", err, unknown)
+	}
 	return fmt.Errorf("%w; an index object that lies would look the same: `strandline index verify` tells, `strandline index rebuild` writes a right one; after that remove the directory, which holds what was read from it, and recover again", err)
 }
 

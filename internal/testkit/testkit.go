@@ -70,6 +70,16 @@ var (
 // Servers lists the pinned servers.
 func Servers() []Server { return []Server{minioServer, versitygwServer} }
 
+// PathOf returns the path of a pinned server's program by its name.
+func PathOf(name string) (string, error) {
+	for _, server := range Servers() {
+		if server.Name == name {
+			return server.Path()
+		}
+	}
+	return "", fmt.Errorf("%s: there is no server of that name", name)
+}
+
 // Folder returns the folder of the module that pins s.
 func (s Server) Folder() (string, error) {
 	root, err := repositoryRoot()

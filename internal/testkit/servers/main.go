@@ -43,16 +43,11 @@ func run(ctx context.Context, args []string) error {
 }
 
 func printPath(name string) error {
-	for _, server := range testkit.Servers() {
-		if server.Name == name {
-			path, err := server.Path()
-			if err == nil {
-				fmt.Println(path)
-			}
-			return err
-		}
+	path, err := testkit.PathOf(name)
+	if err == nil {
+		fmt.Println(path)
 	}
-	return fmt.Errorf("%s: there is no server of that name", name)
+	return err
 }
 
 // ensure builds server unless it is there.

@@ -307,7 +307,7 @@ func printDrill(w io.Writer, r *drill.Result) error {
 	}
 	p.say("%d blocks read back, %s", d.Blocks, humanize.IBytes(d.BlockSize))
 	if d.Machine != 0 {
-		p.say("; all of machine %s", d.Machine)
+		p.say("; those of machine %s among them", d.Machine)
 	}
 	p.say("\n")
 	p.waived("", r.Waived)

@@ -268,7 +268,13 @@ func (b *Body) ended(n, want int, size int64, err error) (bool, error) {
 
 // add takes p, which may begin and end anywhere, into sums and length.
 func (b *Body) add(sum hash.Hash, p []byte) {
-	sum.Write(p) //nolint:errcheck // a hash never fails
+	sum.Write(p)                                            //nolint:errcheck // a hash never fails
+	if b.Length == 0 && 0 < len(p) && len(p) <= ChunkSize { // most bodies: one chunk, which comes at once
+		b.Checksum = Checksum(p)
+		b.Sums = binary.LittleEndian.AppendUint32(b.Sums, b.Checksum)
+		b.Length = uint64(len(p))
+		return
+	}
 	b.Checksum = UpdateChecksum(b.Checksum, p)
 	for len(p) > 0 {
 		at := b.Length % ChunkSize

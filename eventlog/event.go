@@ -156,7 +156,7 @@ func ParseID(text string) (ID, error) {
 // view: a delete names the store it undoes with its length and checksum, a
 // re-owning names both accounts and the event that it succeeds.
 type Event struct {
-	Seq         Seq    // assigned by the committer
+	Seq         Seq    // assigned by the writer
 	Time        int64  // server's clock at commit, nanoseconds since 1970 UTC; data, never an order
 	Type        Type   //
 	Account     Seq    // owner at the time; the seq of its account_opened (the event's own seq there)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -132,6 +133,156 @@ func failOnce(t *testing.T, f *faulty) bool {
 	}
 	checkSurvivors(t, s, contents, issued)
 	return f.hit
+}
+
+// Also while the writer is ahead of the committer: then others are on their way
+// when a call fails.
+func TestAFileThatFailsUnderLoadLosesNothing(t *testing.T) {
+	const clients, each = 6, 8
+	for _, kind := range []string{"frames", "payload", "sync payload", "close payload"} {
+		for _, done := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, done %v", kind, done), func(t *testing.T) {
+				hits, doubtful := 0, 0
+				for n := 1; n <= 30; n++ {
+					hit, unsure := failUnderLoad(t, &faulty{kind: kind, n: n, done: done}, clients, each)
+					if hit {
+						hits++
+					}
+					doubtful += unsure
+				}
+				if hits < 3 || kind != "close payload" && doubtful <= hits {
+					t.Errorf("the fault struck %d times, and %d events were on their way: the test shows nothing", hits, doubtful)
+				}
+			})
+		}
+	}
+}
+
+// failUnderLoad lets a log with several clients live with f and reports whether
+// f struck, and how many events were left in doubt.
+func failUnderLoad(t *testing.T, f *faulty, clients, each int) (hit bool, doubtful int) {
+	t.Helper()
+	s := fastState(t)
+	l := s.open(func(o *Options) { o.files = f.files; o.MaxEvents = 7 })
+	var mu sync.Mutex
+	contents := map[Seq][]byte{}
+	issued := 0
+	var group sync.WaitGroup
+	for client := range clients {
+		group.Go(func() {
+			for i := range each {
+				c := content(uint64(client*each+i), i*(200+client))
+				p, err := tryStore(l, c)
+				if err != nil {
+					return // poisoned
+				}
+				seq, err := p.Wait()
+				mu.Lock()
+				issued++
+				if err == nil {
+					contents[seq] = c
+				} else {
+					doubtful++
+				}
+				mu.Unlock()
+				if err != nil && (!errors.Is(err, ErrPoisoned) || !errors.Is(err, syscall.EIO)) {
+					t.Errorf("call %d: the append gives %v, want ErrPoisoned and the cause", f.n, err)
+				}
+			}
+		})
+	}
+	within(t, 10*time.Second, "the clients", group.Wait)
+	within(t, 10*time.Second, "Close", func() {
+		if err := l.Close(true); f.hit && !errors.Is(err, syscall.EIO) {
+			t.Errorf("call %d: Close gives %v, want the cause", f.n, err)
+		}
+	})
+	checkSurvivors(t, s, contents, issued)
+	return f.hit, doubtful
+}
+
+// watched are a generation's files, of which is known how far the payload is
+// synced.
+type watched struct {
+	t   *testing.T
+	dir string
+	frameLog
+	payloadFile
+
+	mu              sync.Mutex
+	written, synced int64 // owned by mu
+	ahead           *atomic.Int64
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	n, err := w.payloadFile.Write(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.written += int64(n)
+	return n, err
+}
+
+func (w *watched) Sync() error {
+	w.mu.Lock()
+	before := w.written
+	w.mu.Unlock()
+	err := w.payloadFile.Sync()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.synced = before
+	if w.written > before {
+		w.ahead.Add(1)
+	}
+	return err
+}
+
+func (w *watched) WriteBatch(b *wal.Batch) error {
+	w.mu.Lock()
+	synced := w.synced
+	w.mu.Unlock()
+	err := w.frameLog.WriteBatch(b)
+	data, readErr := os.ReadFile(filepath.Join(w.dir, segmentName))
+	for _, f := range readSegment(data).frames {
+		if f.length > 0 && int64(f.offset+f.length) > synced {
+			w.t.Errorf("the frame of %s is written, and its payload is synced up to byte %d, not %d", f.seq, synced, f.offset+f.length)
+		}
+	}
+	return errors.Join(err, readErr)
+}
+
+func (w *watched) Close() error { return nil } // both by the test's end
+
+func TestNoFrameIsWrittenBeforeItsPayloadIsSynced(t *testing.T) {
+	s := newState(t)
+	var ahead atomic.Int64
+	l := s.open(func(o *Options) {
+		o.MaxEvents = 100
+		o.files = func(dir string) (frameLog, payloadFile, error) {
+			frames, payload, err := createFiles(dir)
+			w := &watched{t: t, dir: dir, frameLog: frames, payloadFile: payload, written: int64(len(ObjectMagic)), synced: int64(len(ObjectMagic)), ahead: &ahead}
+			t.Cleanup(func() { must(t, errors.Join(frames.Close(), payload.Close())) })
+			return w, w, err
+		}
+	})
+	var group sync.WaitGroup
+	for client := range 8 {
+		group.Go(func() {
+			for i := range 50 {
+				p, err := tryStore(l, content(uint64(client*50+i), 1+i*400))
+				if err == nil {
+					_, err = p.Wait()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	must(t, l.Close(true))
+	if ahead.Load() == 0 {
+		t.Error("nothing was ever written while a sync ran: the test shows nothing")
+	}
 }
 
 // harmless says that what failed was only preparing a generation that nobody

@@ -3,12 +3,13 @@
 // Package eventlog says what happened: it turns events into a log that is
 // durable before anyone hears of it.
 //
-// Append hands an event, and for a block its payload, to one committer. The
-// committer takes whatever waits as one batch, appends the payload bytes to
-// the open generation's payload file and syncs it, then writes the frames in
-// one tidwall/wal batch with fsync. After that line the batch is committed:
-// it survives a kill and a power loss of this machine. Then readers see it
-// (Follow) and the promises resolve. See committer.commit.
+// Append hands an event, and for a block its payload, to the writer, which
+// appends the payload bytes to the open generation's payload file. The
+// committer, behind it, takes whatever was written as one batch, syncs that
+// file, then writes the frames in one tidwall/wal batch with fsync. After that
+// line the batch is committed: it survives a kill and a power loss of this
+// machine. Then readers see it (Follow) and the promises resolve. See
+// committer.commit.
 //
 // Generations are closed by size, number of events, age, or because an answer
 // waits for the archive. A closed one is an archive object, byte for byte, and
@@ -43,7 +44,7 @@ type Log struct {
 	memory *memory
 
 	mu       sync.Mutex
-	queue    []*Pending    // owned by mu; waiting for the committer
+	queue    []*Pending    // owned by mu; waiting for the writer
 	wake     chan struct{} // capacity 1: the queue or cut changed
 	stopping bool          // owned by mu; Close was called
 	cut      Seq           // owned by mu; an answer waits until this is archived
@@ -63,8 +64,8 @@ type Log struct {
 	leftover  error         // owned by mu; why a prepared generation is still there
 
 	toClose  chan *openGeneration // committer to closer
-	prepared chan prepared        // preparer to committer
-	stop     chan struct{}        // closed when the committer ends: the preparer ends too
+	prepared chan prepared        // preparer to writer
+	stop     chan struct{}        // closed when the writer ends: the preparer ends too
 	done     sync.WaitGroup
 }
 
@@ -92,10 +93,12 @@ func Open(opts Options) (*Log, error) {
 			l.handed = g.Trailer.Last
 		}
 	}
-	l.done.Add(3)
+	l.done.Add(4)
 	go l.runPreparer()
 	go l.runCloser()
-	go l.runCommitter()
+	written, committed := newSlot(), make(chan struct{})
+	go l.runWriter(written, committed)
+	go l.runCommitter(written, committed)
 	return l, nil
 }
 
@@ -111,12 +114,13 @@ func emptySpool(dir string) error {
 
 // Pending is the promise of an Append. It always resolves.
 type Pending struct {
-	event Event
-	raw   []byte // the event's wire form, once it has a seq
-	body  *Body
-	done  chan struct{}
-	seq   Seq
-	err   error // valid when done is closed, like seq
+	event  Event
+	raw    []byte // the event's wire form, once it has a seq
+	body   *Body
+	offset uint64 // of the body in the generation's payload file, once it is written
+	done   chan struct{}
+	seq    Seq
+	err    error // valid when done is closed, like seq
 }
 
 // Done is closed when the promise has resolved.
@@ -140,9 +144,9 @@ var ErrClosed = errors.New("the log is closed")
 // ErrDamaged says that bytes which count as durable are not what was written.
 var ErrDamaged = errors.New("damaged")
 
-// Append hands ev, with its body if it brings a payload, to the committer and
+// Append hands ev, with its body if it brings a payload, to the writer and
 // returns at once. Seq, Time and, for the event types that make them, the ids
-// are assigned at commit. The log owns ev's slices and body from here on.
+// are assigned there. The log owns ev's slices and body from here on.
 func (l *Log) Append(ev Event, body *Body) *Pending {
 	p := &Pending{event: ev, body: body, done: make(chan struct{})}
 	l.mu.Lock()
@@ -169,12 +173,7 @@ func (p *Pending) resolve(seq Seq, err error) {
 	close(p.done)
 }
 
-func (l *Log) nudge() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
+func (l *Log) nudge() { notify(l.wake) }
 
 // Committed returns the last committed seq and its time.
 func (l *Log) Committed() (Seq, int64) {

@@ -32,31 +32,33 @@ type payloadFile interface {
 // with faults in its place.
 type files func(dir string) (frameLog, payloadFile, error)
 
-// openGeneration is a generation being written. The committer owns it, then
-// the closer.
+// openGeneration is a generation being written. The writer owns its payload and
+// the committer its frames, until both are through with it; then the closer
+// owns all of it.
 type openGeneration struct {
 	*Generation
-	head     Head
-	payload  payloadFile
-	frames   frameLog
-	batch    wal.Batch
-	batched  int       // bytes in batch
-	index    uint64    // of the last entry in frames
-	size     uint64    // bytes in payload
-	sumSoFar uint32    // CRC32C of those
-	sealed   bool      // the last frame is a seal
-	clean    bool      // its object shall carry the clean-end flag
-	began    time.Time // when the first event came
-	events   int       // committed
+	head Head
+
+	payload  payloadFile // synced by the committer
+	size     uint64      // bytes in payload
+	sumSoFar uint32      // CRC32C of those
+	began    time.Time   // when the first event came
+	clean    bool        // its object shall carry the clean-end flag
+
+	frames  frameLog
+	batch   wal.Batch
+	batched int    // bytes in batch
+	index   uint64 // of the last entry in frames
+	events  int    // committed
 }
 
 // payloadDisk is a payload file on disk. Its Sync leaves out what reading it
-// back does not need, such as its times, and it lets the disk begin with the
-// large payloads of a batch while the rest of it is still being copied.
+// back does not need, such as its times, and it lets the disk begin with large
+// payloads before they are synced. Both may run at once.
 type payloadDisk struct {
 	*os.File
-	end     int64 // of the file
-	started int64 // up to here the disk was told to begin
+	end     int64 // of the file; owned by whoever writes
+	started int64 // up to here the disk was told to begin; likewise
 }
 
 // writebackStep is how many bytes are worth telling the disk about.
@@ -72,10 +74,7 @@ func (f *payloadDisk) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (f *payloadDisk) Sync() error {
-	f.started = f.end
-	return durable.SyncData(f.File)
-}
+func (f *payloadDisk) Sync() error { return durable.SyncData(f.File) }
 
 // createFiles makes dir, which must not exist, an empty tidwall/wal log in it,
 // and a payload file that holds the object's magic. Nothing is lost by a crash

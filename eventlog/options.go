@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Rules checks an event in commit order, in the committer, before it has a
+// Rules checks an event in commit order, in the writer, before it has a
 // place in the log: known account, known machine, open transaction. An event
 // that recovery would refuse is never written.
 type Rules interface {
@@ -46,7 +46,7 @@ type Options struct {
 	MaxAge     time.Duration // 5 s
 
 	files      files // createFiles, or a test's
-	lockThread bool  // keep the committer on its OS thread, for tests that count its system calls
+	lockThread bool  // keep writer and committer on OS threads of their own, for tests that count its system calls
 }
 
 const maxEvents = 1 << 16

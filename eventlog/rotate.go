@@ -10,36 +10,36 @@ import (
 // This file turns one generation into the next: when the open one is cut, who
 // prepares the next directory, who closes the last.
 
-func (c *committer) full() bool {
-	if c.gen == nil {
+func (w *writer) full() bool {
+	if w.gen == nil {
 		return false
 	}
-	o := &c.l.opts
-	return c.gen.size-uint64(len(ObjectMagic)) >= o.MaxPayload || c.gen.events >= o.MaxEvents || c.metadata >= maxMetadata
+	o := &w.l.opts
+	return w.gen.size-uint64(len(ObjectMagic)) >= o.MaxPayload || w.events >= o.MaxEvents || w.metadata >= maxMetadata
 }
 
 // cutWanted reports whether an answer waits for the archive, the archive is
 // ready for the next object, and the last cut was long enough ago: then
 // objects form by themselves while the last one ships, as batches do.
-func (c *committer) cutWanted() bool {
-	return c.l.cutPending() && c.gap() <= 0
+func (w *writer) cutWanted() bool {
+	return w.l.cutPending() && w.gap() <= 0
 }
 
 func (l *Log) cutPending() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// With a generation still to close or to ship, the next cut can wait for
-	// it: marking that one archived wakes the committer.
+	// it: marking that one archived wakes the writer.
 	return l.cut > l.archived && l.handed <= l.archived
 }
 
-// gap is how long the committer still has to wait before the next cut, which
+// gap is how long the writer still has to wait before the next cut, which
 // comes no sooner after the last than closing that one took.
-func (c *committer) gap() time.Duration {
-	c.l.mu.Lock()
-	took := c.l.closeTook
-	c.l.mu.Unlock()
-	return took - time.Since(c.lastCut)
+func (w *writer) gap() time.Duration {
+	w.l.mu.Lock()
+	took := w.l.closeTook
+	w.l.mu.Unlock()
+	return took - time.Since(w.lastCut)
 }
 
 func (l *Log) wantsCleanEnd() bool {
@@ -49,26 +49,26 @@ func (l *Log) wantsCleanEnd() bool {
 }
 
 // ensureGeneration takes the prepared generation when there is none open.
-func (c *committer) ensureGeneration() error {
-	if c.gen != nil {
+func (w *writer) ensureGeneration() error {
+	if w.gen != nil {
 		return nil
 	}
-	p := <-c.l.prepared
+	p := <-w.l.prepared
 	if p.err != nil {
 		return p.err
 	}
-	c.gen, c.metadata = p.gen, 0
+	w.gen, w.events, w.metadata = p.gen, 0, 0
 	return nil
 }
 
-// handOver gives the open generation to the closer.
-func (c *committer) handOver() {
-	c.lastCut = time.Now()
-	c.l.mu.Lock()
-	c.l.handed = c.last
-	c.l.mu.Unlock()
-	c.l.toClose <- c.gen
-	c.gen = nil
+// cut ends the open generation: behind its last part it goes to the closer.
+func (w *writer) cut() {
+	w.lastCut = time.Now()
+	w.l.mu.Lock()
+	w.l.handed = w.last
+	w.l.mu.Unlock()
+	w.out.put(&part{gen: w.gen, ends: true})
+	w.gen = nil
 }
 
 // prepared is a generation whose directory is ready.
@@ -78,7 +78,7 @@ type prepared struct {
 }
 
 // runPreparer makes the next generation's directory ahead of its need, until
-// one cannot be made or the committer ends.
+// one cannot be made or the writer ends.
 func (l *Log) runPreparer() {
 	defer l.done.Done()
 	head := l.opts.Head

@@ -27,8 +27,8 @@ const (
 
 // drive is a server in small, run under strace: it starts on the WAL at root,
 // appends events one by one, prints each seq when it is committed, and ends
-// in order. The committer stays on one thread, because strace counts calls
-// per thread.
+// in order. Writer and committer stay on a thread each, because strace counts
+// calls per thread.
 func drive(root string) {
 	if err := driveLog(root); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A batch takes what was written, up to these bounds, so that one sync does not keep
+// small events waiting behind a gigabyte, and so that clients with large bodies
+// do not all wait for one sync and then all send while the disk idles.
+const (
+	batchEvents = 4096
+	batchBytes  = 16 << 20
+	// partMetadata bounds the bytes of frames that one sync writes; what is
+	// over it by one event still fits into maxTorn and into a footer.
+	partMetadata = 16 << 20
+)
+
+// part is events of one generation on their way from the writer to the
+// committer. Whoever has it owns it.
+type part struct {
+	gen      *openGeneration
+	accepted []*Pending // with seq and offset
+	metadata int        // bytes that they take of a footer, and nearly of frames
+	size     uint64     // bytes of payload
+	ends     bool       // nothing of gen comes after it
+}
+
+// entries returns the events with the places of their payloads.
+func (p *part) entries() []Entry {
+	entries := make([]Entry, len(p.accepted))
+	for i, pending := range p.accepted {
+		e := &entries[i]
+		e.Event, e.Raw = pending.event, pending.raw
+		if b := pending.body; b != nil && b.Length > 0 {
+			e.Placement = Placement{Ordinal: p.gen.Ordinal, Offset: pending.offset, Length: b.Length, Sums: b.Sums}
+		}
+	}
+	return entries
+}
+
+// sync makes the payloads of p durable.
+func (p *part) sync() error {
+	if p.size == 0 {
+		return nil
+	}
+	if err := p.gen.payload.Sync(); err != nil {
+		return fmt.Errorf("syncing %d payload bytes of generation %d: %w", p.size, p.gen.Ordinal, err)
+	}
+	return nil
+}
+
+// takes says whether q may be synced together with p, which it follows.
+func (p *part) takes(q *part) bool {
+	return p.gen == q.gen && !p.ends && len(p.accepted)+len(q.accepted) <= batchEvents && p.size+q.size <= batchBytes && p.metadata+q.metadata <= partMetadata
+}
+
+func (p *part) join(q *part) {
+	p.accepted = append(p.accepted, q.accepted...)
+	p.metadata += q.metadata
+	p.size += q.size
+	p.ends = q.ends
+}
+
+// slot is what waits between the writer and the committer: one part, which
+// grows. There is no timer to form batches: they form here while one syncs.
+type slot struct {
+	mu      sync.Mutex
+	waiting *part // owned by mu; nil: none
+	closed  bool  // owned by mu; none comes any more
+
+	filled chan struct{} // capacity 1: there may be a part
+	taken  chan struct{} // capacity 1: there may be room
+}
+
+func newSlot() *slot {
+	return &slot{filled: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
+}
+
+// put passes p on. It waits while one that p cannot join waits.
+func (s *slot) put(p *part) {
+	for !s.tryPut(p) {
+		<-s.taken
+	}
+	notify(s.filled)
+}
+
+func (s *slot) tryPut(p *part) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.waiting == nil:
+		s.waiting = p
+	case s.waiting.takes(p):
+		s.waiting.join(p)
+	default:
+		return false
+	}
+	return true
+}
+
+// take returns the part that waits, and waits for it; nil when none came
+// until idle fired. more is false at the end.
+func (s *slot) take(idle <-chan time.Time) (p *part, more bool) {
+	for {
+		s.mu.Lock()
+		p, closed := s.waiting, s.closed
+		s.waiting = nil
+		s.mu.Unlock()
+		if p != nil {
+			notify(s.taken)
+			return p, true
+		}
+		if closed {
+			return nil, false
+		}
+		select {
+		case <-s.filled:
+		case <-idle:
+			return nil, true
+		}
+	}
+}
+
+func (s *slot) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	notify(s.filled)
+}
+
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

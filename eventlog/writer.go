@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// maxMetadata keeps a footer well within its limit.
+const maxMetadata = 32 << 20
+
+// writer is the goroutine before the committer: it gives each event its seq and
+// appends its payload to the open generation, so that the disk has begun with
+// the next payloads while the committer waits for the last ones. Its fields
+// belong to it.
+//
+// A crash here leaves payload bytes that no frame names: the next start cuts
+// them off.
+type writer struct {
+	l        *Log
+	gen      *openGeneration // nil until the first event after a cut
+	last     Seq             // last seq issued
+	events   int             // in the open generation so far
+	metadata int             // bytes of its footer so far
+	lastCut  time.Time
+	decoded  Event // of admit, kept for its memory
+	small    bytes.Buffer
+	timer    *time.Timer
+	out      *slot // to the committer
+}
+
+// runWriter writes what waits, again and again. It ends after the committer,
+// which closes committed.
+func (l *Log) runWriter(out *slot, committed <-chan struct{}) {
+	defer l.done.Done()
+	defer close(l.stop)
+	defer close(l.toClose)
+	defer l.lockThread()()
+	w := &writer{l: l, last: l.opts.Last, timer: time.NewTimer(0), out: out}
+	w.run()
+	out.close()
+	<-committed       // or refused, whatever was passed on
+	l.fail(ErrClosed) // unless something else stopped it
+	w.end()
+}
+
+// run returns when the log is closed and nothing waits, or after a failure.
+func (w *writer) run() {
+	for {
+		waiting, stopping := w.l.takeWaiting()
+		if rest, err := w.step(waiting, stopping); err != nil {
+			w.l.poison(err)
+			resolveRest(rest, w.l.Err())
+			return
+		}
+		if stopping && len(waiting) == 0 {
+			return
+		}
+		if len(waiting) == 0 {
+			w.wait()
+		}
+	}
+}
+
+// lockThread keeps a goroutine on its OS thread, if a test wants it; the
+// function returned ends that.
+func (l *Log) lockThread() (unlock func()) {
+	if !l.opts.lockThread {
+		return func() {}
+	}
+	runtime.LockOSThread()
+	return runtime.UnlockOSThread
+}
+
+// end leaves no file open that the closer does not get. After a failure the
+// generation stays as it is: nobody knows what the disk holds of it.
+func (w *writer) end() {
+	w.timer.Stop()
+	switch {
+	case w.gen == nil:
+	case w.gen.events > 0 || errors.Is(w.l.Err(), ErrPoisoned):
+		if err := w.gen.abandon(); err != nil {
+			w.l.poison(err)
+		}
+	default:
+		w.l.discard(w.gen)
+	}
+}
+
+// takeWaiting removes from the queue what one part may have. stopping says that
+// Close was called, or that the log has stopped; with nothing taken there is
+// nothing more to come.
+func (l *Log) takeWaiting() (waiting []*Pending, stopping bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var size uint64
+	n := 0
+	for n < len(l.queue) && n < batchEvents && (n == 0 || size < batchBytes) {
+		if body := l.queue[n].body; body != nil {
+			size += body.Length
+		}
+		n++
+	}
+	waiting = l.queue[:n:n]
+	l.queue = l.queue[n:]
+	return waiting, l.stopping || l.err != nil
+}
+
+// resolveRest resolves what a failure left.
+func resolveRest(rest []*Pending, err error) {
+	for _, p := range rest {
+		select {
+		case <-p.done: // it was refused before
+		default:
+			p.resolve(0, err)
+		}
+	}
+}
+
+// step does one round: write what waits, then cut the generation if it is time.
+// With an error, which poisons the log, it returns what was not passed on.
+func (w *writer) step(waiting []*Pending, stopping bool) (rest []*Pending, err error) {
+	if rest, err = w.write(waiting); err != nil {
+		return rest, err
+	}
+	idle := len(waiting) == 0
+	switch {
+	case w.empty():
+	case idle && stopping:
+		w.gen.clean = w.l.wantsCleanEnd()
+		w.cut()
+	case w.full() || w.cutWanted() || time.Since(w.gen.began) >= w.l.opts.MaxAge:
+		w.cut()
+	}
+	return nil, nil
+}
+
+func (w *writer) empty() bool { return w.gen == nil || w.events == 0 }
+
+// wait returns when there may be work: an append, an answer that waits for
+// the archive, or the open generation's age.
+func (w *writer) wait() {
+	if w.empty() {
+		<-w.l.wake
+		return
+	}
+	pause := w.l.opts.MaxAge - time.Since(w.gen.began)
+	if w.l.cutPending() {
+		pause = min(pause, w.gap())
+	}
+	w.timer.Reset(max(0, pause))
+	select {
+	case <-w.l.wake:
+	case <-w.timer.C:
+	}
+}
+
+// write writes what waits, in as many parts as generations and the bounds of
+// one sync want, and returns what it did not pass on.
+func (w *writer) write(waiting []*Pending) (rest []*Pending, err error) {
+	for len(waiting) > 0 {
+		if err := w.ensureGeneration(); err != nil {
+			return waiting, err
+		}
+		taken, err := w.writePart(waiting)
+		if err != nil {
+			return waiting, err
+		}
+		waiting = waiting[taken:]
+		if w.full() {
+			w.cut()
+		}
+	}
+	return nil, nil
+}
+
+// writePart writes what fits into the open generation and one sync, and passes
+// it on. It returns how many it dealt with.
+func (w *writer) writePart(waiting []*Pending) (taken int, err error) {
+	p, taken, err := w.assign(waiting)
+	if err != nil || len(p.accepted) == 0 {
+		return taken, err
+	}
+	if err := w.writePayloads(p); err != nil {
+		return 0, err
+	}
+	if w.events == 0 {
+		w.gen.began = time.Now()
+	}
+	w.events += len(p.accepted)
+	w.metadata += p.metadata
+	w.out.put(p)
+	return taken, nil
+}
+
+// assign gives each event that the rules admit its seq and time, until the
+// generation or one sync has enough; the refused ones leave no trace. It
+// returns how many it looked at.
+func (w *writer) assign(waiting []*Pending) (p *part, taken int, err error) {
+	p = &part{gen: w.gen}
+	room := w.l.opts.MaxEvents - w.events
+	for _, pending := range waiting {
+		if len(p.accepted) == room || p.metadata >= partMetadata {
+			break
+		}
+		if err := w.stamp(&pending.event); err != nil {
+			return nil, 0, err
+		}
+		taken++
+		if err := w.admit(pending); err != nil {
+			pending.resolve(0, fmt.Errorf("%s: %w", pending.event.Type, err))
+			continue
+		}
+		pending.seq = pending.event.Seq
+		w.last = pending.seq
+		p.metadata += pending.metadata()
+		p.accepted = append(p.accepted, pending)
+	}
+	return p, taken, nil
+}
+
+// stamp gives ev the next seq, the time and the ids that its type makes.
+func (w *writer) stamp(ev *Event) error {
+	epoch := w.gen.head.Epoch
+	switch {
+	case w.last.Epoch() != epoch:
+		ev.Seq = MakeSeq(epoch, 1)
+	case w.last.Exhausted():
+		return fmt.Errorf("epoch %d has issued its last sequence number; start the server again", epoch)
+	default:
+		ev.Seq = w.last.Next()
+	}
+	ev.Time = time.Now().UnixNano()
+	switch ev.Type {
+	case AccountOpened:
+		ev.Account = ev.Seq
+	case MachineRegistered:
+		ev.Machine = ev.Seq
+	}
+	return nil
+}
+
+// admit encodes p's event and asks whether every later start could read it
+// and would take it in.
+func (w *writer) admit(p *Pending) error {
+	p.raw = AppendEvent(nil, &p.event)
+	if len(p.raw) > MaxEvent {
+		return fmt.Errorf("an event of %d bytes, more than %d", len(p.raw), MaxEvent)
+	}
+	if err := DecodeEvent(p.raw, &w.decoded); err != nil {
+		return err
+	}
+	if b := p.body; b != nil && (b.Length != p.event.Length || b.Length > MaxPayload) {
+		return fmt.Errorf("a payload of %d bytes for an event of length %d; at most %d", b.Length, p.event.Length, int64(MaxPayload))
+	}
+	if w.l.opts.Rules == nil {
+		return nil
+	}
+	return w.l.opts.Rules.Admit(&p.event)
+}
+
+// metadata is what p takes of a footer, and nearly of a frame.
+func (p *Pending) metadata() int {
+	e := Entry{Raw: p.raw}
+	if p.body != nil {
+		e.Placement.Sums = p.body.Sums
+	}
+	return FooterEntrySize(&e)
+}
+
+// writePayloads appends the bodies to the payload file, in event order.
+func (w *writer) writePayloads(p *part) error {
+	w.small.Reset()
+	to := &payloadWriter{gen: w.gen, small: &w.small}
+	for _, pending := range p.accepted {
+		if pending.body == nil {
+			continue
+		}
+		pending.offset = w.gen.size
+		w.gen.size += pending.body.Length
+		p.size += pending.body.Length
+		if err := pending.body.writeTo(to); err != nil {
+			return fmt.Errorf("writing the payload of seq %s: %w", pending.seq, err)
+		}
+	}
+	if err := to.flush(); err != nil {
+		return fmt.Errorf("writing %d payload bytes of generation %d: %w", p.size, w.gen.Ordinal, err)
+	}
+	return nil
+}
+
+// payloadWriter gathers small bodies into one write.
+type payloadWriter struct {
+	gen   *openGeneration
+	small *bytes.Buffer
+}
+
+func (w *payloadWriter) Write(p []byte) (int, error) {
+	w.gen.sumSoFar = UpdateChecksum(w.gen.sumSoFar, p)
+	if len(p) < bufferSize/4 {
+		if w.small.Len() >= 4*bufferSize {
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
+		}
+		return w.small.Write(p)
+	}
+	if err := w.flush(); err != nil {
+		return 0, err
+	}
+	return w.gen.payload.Write(p)
+}
+
+func (w *payloadWriter) flush() error {
+	if w.small.Len() == 0 {
+		return nil
+	}
+	_, err := w.gen.payload.Write(w.small.Bytes())
+	w.small.Reset()
+	return err
+}

@@ -175,7 +175,7 @@ func (s *Start) contiguous() error {
 		first, end := g.Seqs()
 		if g.Ordinal != ordinal+1 {
 			return fmt.Errorf("%s is the next that this directory's WAL has: %w", g,
-				&HoleError{First: ordinal + 1, Last: g.Ordinal - 1, Bucket: s.Archive.Bucket().String()})
+				&HoleError{Hole: Hole{ordinal + 1, g.Ordinal - 1}, Bucket: s.Archive.Bucket().String()})
 		}
 		if !first.Follows(last) {
 			return fmt.Errorf("%w: ordinal %d ends at seq %s, %s does not follow it", eventlog.ErrDamaged, ordinal, last, g)

@@ -157,7 +157,7 @@ func (a *Archive) listRun(ctx context.Context, run uint64) ([]ObjectInfo, error)
 	}
 	for i := range uint64(RunSize) {
 		if i >= uint64(len(objects)) || objects[i].First != first+i {
-			return nil, &HoleError{First: first + i, Last: first + i, Bucket: a.bucket.String()}
+			return nil, &HoleError{Hole: Hole{first + i, first + i}, Bucket: a.bucket.String()}
 		}
 	}
 	return objects, nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -17,16 +18,30 @@ import (
 // archived is lost. Every error that wraps it is a *HoleError.
 var ErrHole = errors.New("objects are missing from the archive")
 
-// HoleError names the ordinals that are missing, First to Last.
+// HoleError names the ordinals that are missing: First to Last, and the later
+// holes, as many as maxHoles, unless there are More.
 type HoleError struct {
-	First, Last uint64
-	Bucket      string
+	Hole
+	Later  []Hole
+	More   bool
+	Bucket string
 }
+
+// Hole is ordinals that are missing, First to Last.
+type Hole struct{ First, Last uint64 }
 
 // Error names the ordinals and what to do about them.
 func (e *HoleError) Error() string {
-	return fmt.Sprintf("%v: ordinals %d to %d, the first is %s of %s; restore them from another copy or from earlier versions of the bucket's objects",
-		ErrHole, e.First, e.Last, Shipped(e.First).Key(), e.Bucket)
+	var all strings.Builder
+	fmt.Fprintf(&all, "ordinals %d to %d", e.First, e.Last)
+	for _, hole := range e.Later {
+		fmt.Fprintf(&all, ", %d to %d", hole.First, hole.Last)
+	}
+	if e.More {
+		all.WriteString(" and more")
+	}
+	return fmt.Sprintf("%v: %s, the first is %s of %s; restore them from another copy or from earlier versions of the bucket's objects",
+		ErrHole, &all, Shipped(e.First).Key(), e.Bucket)
 }
 
 // Unwrap returns ErrHole.
@@ -36,13 +51,14 @@ const (
 	maxForeign = 100
 	relists    = 3   // times that a hole is looked for again
 	maxHeads   = 256 // missing keys that are asked for one by one
+	maxHoles   = 64  // holes that are looked for after the first
 	relistWait = 200 * time.Millisecond
 )
 
 // Objects lists the objects that cover fromOrdinal and all later ordinals, in
 // order. They are dense: where one is missing, its key is asked for and the
 // list read again a few times, because a list can lag; then the error is a
-// *HoleError and the objects before the hole are returned with it. A run that
+// *HoleError and the objects before the first hole are returned with it. A run that
 // has an index object was whole once: an archive that ends before has a hole.
 func (a *Archive) Objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
 	objects, _, err := a.objects(ctx, fromOrdinal)
@@ -107,29 +123,56 @@ func (a *Archive) refuseCleaned(objects []ObjectInfo) error {
 }
 
 // closeHoles returns the dense objects from fromOrdinal on, with those that
-// the list lacked and the bucket has, and the first hole that stays.
+// the list lacked and the bucket has, up to the first hole that stays, and all
+// holes.
 func (a *Archive) closeHoles(ctx context.Context, objects []ObjectInfo, fromOrdinal uint64) ([]ObjectInfo, *HoleError, error) {
-	dense := make([]ObjectInfo, 0, len(objects))
-	next := fromOrdinal
+	c := &closing{archive: a, dense: make([]ObjectInfo, 0, len(objects)), next: fromOrdinal}
 	for _, object := range objects {
-		if object.First > next {
-			found, err := a.heads(ctx, next, object.First-1)
-			if dense = append(dense, found...); err != nil {
-				return dense, nil, err
-			}
-			if next += uint64(len(found)); next < object.First {
-				return dense, &HoleError{First: next, Last: object.First - 1, Bucket: a.bucket.String()}, nil
-			}
+		if err := c.upTo(ctx, object.First); err != nil {
+			return c.dense, nil, err
 		}
-		dense = append(dense, object)
-		next = object.Last + 1
+		if c.hole == nil {
+			c.dense = append(c.dense, object)
+		} else if c.hole.More {
+			return c.dense, c.hole, nil
+		}
+		c.next = object.Last + 1
 	}
-	found, err := a.heads(ctx, next, a.lastExpected())
-	dense, next = append(dense, found...), next+uint64(len(found))
-	if last := a.lastExpected(); err == nil && next <= last {
-		return dense, &HoleError{First: next, Last: last, Bucket: a.bucket.String()}, nil
+	err := c.upTo(ctx, a.lastExpected()+1)
+	return c.dense, c.hole, err
+}
+
+// closing is a walk along the ordinals.
+type closing struct {
+	archive *Archive
+	dense   []ObjectInfo // up to the first hole
+	next    uint64       // the ordinal that nothing was seen of yet
+	hole    *HoleError   // nil: none so far
+}
+
+// upTo asks for what the list lacks before ordinal.
+func (c *closing) upTo(ctx context.Context, ordinal uint64) error {
+	if c.next >= ordinal {
+		return nil
 	}
-	return dense, nil, err
+	found, err := c.archive.heads(ctx, c.next, ordinal-1)
+	if c.hole == nil {
+		c.dense = append(c.dense, found...)
+	}
+	if c.next += uint64(len(found)); err != nil || c.next == ordinal {
+		return err
+	}
+	hole := Hole{c.next, ordinal - 1}
+	switch {
+	case c.hole == nil:
+		c.hole = &HoleError{Hole: hole, Bucket: c.archive.bucket.String()}
+	case len(c.hole.Later) == maxHoles:
+		c.hole.More = true
+	default:
+		c.hole.Later = append(c.hole.Later, hole)
+	}
+	c.next = ordinal
+	return nil
 }
 
 func (a *Archive) lastExpected() uint64 {

@@ -5,6 +5,7 @@ package archiver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -40,14 +41,16 @@ func TestAHoleIsNamedAfterLookingAgain(t *testing.T) {
 		missing     []uint64
 		expect      uint64 // an ordinal that something names
 		first, last uint64
+		later       []archiver.Hole
 		before      int
 	}{
-		{"the first", []uint64{1}, 0, 1, 1, 0},
-		{"one in the middle", []uint64{4}, 0, 4, 4, 3},
-		{"three together", []uint64{4, 5, 6}, 0, 4, 6, 3},
-		{"two apart", []uint64{3, 7}, 0, 3, 3, 2},
-		{"the last, which a claim names", []uint64{9, 10}, 10, 9, 10, 8},
-		{"all, and a claim names some", []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 5, 1, 5, 0},
+		{"the first", []uint64{1}, 0, 1, 1, nil, 0},
+		{"one in the middle", []uint64{4}, 0, 4, 4, nil, 3},
+		{"three together", []uint64{4, 5, 6}, 0, 4, 6, nil, 3},
+		{"two apart", []uint64{3, 7}, 0, 3, 3, []archiver.Hole{{7, 7}}, 2},
+		{"three apart, the last of which a claim names", []uint64{1, 4, 5, 10}, 10, 1, 1, []archiver.Hole{{4, 5}, {10, 10}}, 0},
+		{"the last, which a claim names", []uint64{9, 10}, 10, 9, 10, nil, 8},
+		{"all, and a claim names some", []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 5, 1, 5, nil, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -60,8 +63,13 @@ func TestAHoleIsNamedAfterLookingAgain(t *testing.T) {
 				a.Expect(tc.expect)
 				objects, err := a.Objects(t.Context(), 1)
 				var hole *archiver.HoleError
-				if !errors.Is(err, archiver.ErrHole) || !errors.As(err, &hole) || hole.First != tc.first || hole.Last != tc.last {
-					t.Errorf("%v, want the hole %d to %d", err, tc.first, tc.last)
+				if !errors.Is(err, archiver.ErrHole) || !errors.As(err, &hole) || hole.First != tc.first || hole.Last != tc.last || !slices.Equal(hole.Later, tc.later) || hole.More {
+					t.Errorf("%v, want the holes %d to %d and %v", err, tc.first, tc.last, tc.later)
+				}
+				for _, later := range tc.later {
+					if named := fmt.Sprintf(", %d to %d", later.First, later.Last); !strings.Contains(err.Error(), named) {
+						t.Errorf("%v does not name%s", err, named)
+					}
 				}
 				if len(objects) != tc.before {
 					t.Errorf("%d objects before the hole, want %d", len(objects), tc.before)
@@ -72,6 +80,27 @@ func TestAHoleIsNamedAfterLookingAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestNotEveryOneOfManyHolesIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 400, 1)
+		for ordinal := uint64(3); ordinal < 400; ordinal += 2 {
+			h.Remove(archiver.Shipped(ordinal).Key())
+		}
+		bucket := buckettest.NewFaulty(h)
+		objects, err := open(t, bucket).Objects(t.Context(), 1)
+		var hole *archiver.HoleError
+		if !errors.As(err, &hole) || hole.First != 3 || len(hole.Later) != 64 || !hole.More || !strings.Contains(err.Error(), ", 131 to 131 and more,") {
+			t.Errorf("%v", err)
+		}
+		if len(objects) != 2 {
+			t.Errorf("%d objects before the first hole, want 2", len(objects))
+		}
+		if n := bucket.Calls(buckettest.Head); n > 4*66 {
+			t.Errorf("%d keys were asked for", n)
+		}
+	})
 }
 
 func TestTheVeryLastObjectsThatNothingNamesVanishWithoutTrace(t *testing.T) {

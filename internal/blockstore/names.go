@@ -7,7 +7,8 @@ package blockstore
 
 import (
 	"fmt"
-	"regexp"
+	"strings"
+	"unicode"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -21,10 +22,8 @@ type Path struct {
 // String prints p as in a URL path: "alice/laptop".
 func (p Path) String() string { return p.Account + "/" + p.Machine }
 
-var (
-	accountName = regexp.MustCompile(`^[\p{L}\d@._-]{1,64}$`)
-	machineName = regexp.MustCompile(`^[\p{L}\d._-]{0,64}$`)
-)
+// maxName is how many characters a name has at most.
+const maxName = 64
 
 // Names that mean something else in a path: folders everywhere, the others
 // where an account could stand.
@@ -38,13 +37,27 @@ var (
 // or ._-; neither what a folder in a path is called, nor "." or "..", nor the
 // account what the server itself answers to.
 func (p Path) Check() error {
-	if !accountName.MatchString(p.Account) || folders[p.Account] || reserved[p.Account] || dots(p.Account) {
+	if p.Account == "" || !plain(p.Account, "@._-") || folders[p.Account] || reserved[p.Account] || dots(p.Account) {
 		return fmt.Errorf("account %q: %w", p.Account, ErrBadName)
 	}
-	if !machineName.MatchString(p.Machine) || folders[p.Machine] || dots(p.Machine) {
+	if !plain(p.Machine, "._-") || folders[p.Machine] || dots(p.Machine) {
 		return fmt.Errorf("machine %q: %w", p.Machine, ErrBadName)
 	}
 	return nil
+}
+
+// plain says whether a name that is not too long has letters, digits and marks
+// only.
+func plain(name, marks string) bool {
+	n := 0
+	for _, r := range name {
+		n++
+		digit := '0' <= r && r <= '9'
+		if !digit && !unicode.IsLetter(r) && !strings.ContainsRune(marks, r) {
+			return false
+		}
+	}
+	return n <= maxName
 }
 
 func dots(name string) bool { return name == "." || name == ".." }

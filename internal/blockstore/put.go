@@ -186,12 +186,17 @@ func (s *Store) store(ctx context.Context, w *put) (eventlog.Seq, error) {
 	if err := s.refind(w.path, w.machine); err != nil {
 		return 0, err
 	}
-	row, live, err := s.opts.Blocks.Live(w.machine.id, w.ref.Kind, w.ref.Bytes())
+	row, known, err := s.opts.Blocks.Latest(w.machine.id, w.ref.Kind, w.ref.Bytes())
 	if err != nil {
 		return 0, fmt.Errorf("looking for the block: %w", err)
 	}
+	live := known && row.Deleted == 0
 	if live && !s.lost(w, row) {
 		return row.Stored, s.sameContent(ctx, w, row)
+	}
+	var reuses eventlog.Seq
+	if known && !live {
+		reuses = s.retained(w, row)
 	}
 	if live {
 		// Nobody can read what is stored, and the client brings it anew. A crash
@@ -207,7 +212,7 @@ func (s *Store) store(ctx context.Context, w *put) (eventlog.Seq, error) {
 			return 0, err
 		}
 	}
-	return s.appendStored(ctx, h, w)
+	return s.appendStored(ctx, h, w, reuses)
 }
 
 // lost reports whether the payload of a live row was found damaged in every
@@ -245,14 +250,10 @@ func (s *Store) sameContent(ctx context.Context, w *put, row projector.BlockRow)
 	return nil
 }
 
-// appendStored appends the store of a block that is not live. Where the same
-// content is still kept from an earlier life, no bytes are written.
-func (s *Store) appendStored(ctx context.Context, h *held, w *put) (eventlog.Seq, error) {
+// appendStored appends the store of a block that is not live. When it reuses the
+// payload of an earlier life, no bytes are written.
+func (s *Store) appendStored(ctx context.Context, h *held, w *put, reuses eventlog.Seq) (eventlog.Seq, error) {
 	if err := s.reserveAll(ctx, w); err != nil {
-		return 0, err
-	}
-	reuses, err := s.retained(w)
-	if err != nil {
 		return 0, err
 	}
 	ev := eventlog.Event{
@@ -281,27 +282,21 @@ func (s *Store) reserveAll(ctx context.Context, w *put) error {
 	return err
 }
 
-// retained returns the event whose payload a block can have again, 0 for
-// none. Only what the hash has proven equal counts, and nothing whose payload
-// was found damaged: what the client brings is the cure.
-func (s *Store) retained(w *put) (eventlog.Seq, error) {
-	if w.ref.Kind == eventlog.KindConfig || w.body.Length == 0 {
-		return 0, nil
-	}
-	row, ok, err := s.opts.Blocks.Latest(w.machine.id, w.ref.Kind, w.ref.Bytes())
-	if err != nil {
-		return 0, fmt.Errorf("looking for an earlier life of the block: %w", err)
-	}
-	if !ok || row.Length != w.body.Length || row.Checksum != w.body.Checksum {
-		return 0, nil
+// retained returns the event whose payload a block can have again that was
+// deleted, as row says, 0 for none. Only what the hash has proven equal counts,
+// and nothing whose payload was found damaged: what the client brings is the
+// cure.
+func (s *Store) retained(w *put, row projector.BlockRow) eventlog.Seq {
+	if w.ref.Kind == eventlog.KindConfig || row.Length == 0 || row.Length != w.body.Length || row.Checksum != w.body.Checksum {
+		return 0
 	}
 	place, err := s.opts.Blocks.Placement(row)
 	if err != nil || s.pages.isDamaged(place) {
 		s.log.Info("a deleted block's payload is not used again", "block", w.ref.String(), "stored", row.Stored.String(), "err", err)
-		return 0, nil
+		return 0
 	}
 	if row.Reuses != 0 {
-		return row.Reuses, nil
+		return row.Reuses
 	}
-	return row.Stored, nil
+	return row.Stored
 }

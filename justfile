@@ -38,6 +38,10 @@ bench *args:
 bench-recovery *args:
     go run ./internal/testkit/servers && go run ./cmd/strandline bench recover --events 10000000 --machines 50 --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
 
+# a server that holds many blocks, and cold reads from MinIO: just bench-scale --events 100000000 --machines 50
+bench-scale *args:
+    go run ./internal/testkit/servers && go run ./cmd/strandline bench scale --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
+
 # write the golden files anew; review the diff
 golden:
     go test $(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -args -update

@@ -7,9 +7,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 
 	"github.com/strandline-project/strandline/internal/bench"
@@ -24,7 +22,7 @@ func (b *recoverBench) beside(ctx context.Context, s *benchServer) error {
 	if b.ingest == 0 {
 		return nil
 	}
-	target, err := bench.ParseTarget("http://" + s.listen + "/bench/load/")
+	target, err := s.target("bench/load")
 	if err != nil {
 		return err
 	}
@@ -38,17 +36,12 @@ func (b *recoverBench) beside(ctx context.Context, s *benchServer) error {
 		instance.Stop = drills.stop
 		return instance, drills.await(ctx)
 	}}
-	report, err := bench.Run(ctx, bench.Plan{
-		Peers: []bench.Peer{drilled, alone}, Rounds: 2, Dir: b.scratch, Progress: func(text string) { slog.Info(text) },
-		Loads: []bench.Load{{Op: bench.OpPut, Size: 64 << 10, Clients: 4, Lock: true, Duration: b.ingest, MaxOps: 50_000}},
-	})
+	load := bench.Load{Op: bench.OpPut, Size: 64 << 10, Clients: 4, Lock: true, Duration: b.ingest, MaxOps: 50_000}
+	results, err := b.load(ctx, load, 2, drilled, alone)
 	if err != nil {
 		return err
 	}
-	if report.Failed() {
-		return errors.New("some puts failed while drills ran or without them")
-	}
-	with, without := &report.Rows[0].Results[0], &report.Rows[0].Results[1]
+	with, without := &results[0], &results[1]
 	f := &b.figures
 	f.add(with.OpsPerSecond()/without.OpsPerSecond(), "times", "", "storing 64 KiB blocks, 4 clients, while a drill of all %d events runs, of without", b.archive.Events)
 	f.add(float64(without.P99.Microseconds())/1000, "ms", "", "the slowest 1 in 100 of them take longer than, without a drill")

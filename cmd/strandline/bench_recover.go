@@ -8,12 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,48 +22,12 @@ import (
 
 // recoverBench is `bench recover`: one run of it.
 type recoverBench struct {
+	measurement
 	archive bench.Archive
 	large   int // events of a second, larger archive; 0: none
-	dir     string
-	minio   string
 	ingest  time.Duration
 
-	self     string
-	scratch  string
 	indexing time.Duration // what the index objects of archive took
-	store    *bench.Store  // nil: directory archives
-	figures  figures
-}
-
-// figure is a row of what bench recover prints.
-type figure struct {
-	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
-	Goal  string  `json:"goal,omitempty"`
-}
-
-type figures []figure
-
-func (f *figures) add(value float64, unit, goal, name string, args ...any) {
-	row := figure{fmt.Sprintf(name, args...), value, unit, goal}
-	slog.Info(row.Name, "value", row.text(), "goal", goal)
-	*f = append(*f, row)
-}
-
-func (f figure) text() string {
-	if f.Value >= 1000 {
-		return fmt.Sprintf("%.0f %s", f.Value, f.Unit)
-	}
-	return fmt.Sprintf("%.3g %s", f.Value, f.Unit)
-}
-
-func (f figures) print(w io.Writer) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range f {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", row.Name, row.text(), row.Goal)
-	}
-	return table.Flush()
 }
 
 func newBenchRecover(g *globals) *cobra.Command {
@@ -84,12 +45,11 @@ blocks are stored. It prints
 each figure with the goal that it is held to. Nothing else should run meanwhile.`,
 		Example: "  strandline bench recover --events 1000000\n  strandline bench recover --events 10000000 --large 100000000 --minio /usr/local/bin/minio --dir /mnt/disk",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b.archive.Objects = max(b.archive.Objects, 1+b.archive.Events/5000)
+			b.archive.Objects = max(b.archive.Objects, objectsOf(b.archive.Events))
 			if err := b.archive.Check(); err != nil {
 				return usagef("%v: write --events 1000000 --machines 10", err)
 			}
-			err := b.run(cmd.Context())
-			return errors.Join(err, g.print(cmd.OutOrStdout(), b.figures, b.figures.print))
+			return b.run(cmd.Context(), g, cmd.OutOrStdout(), b.measure)
 		},
 	}
 	f := cmd.Flags()
@@ -97,40 +57,15 @@ each figure with the goal that it is held to. Nothing else should run meanwhile.
 	f.IntVar(&b.archive.Machines, "machines", 10, "machines they belong to")
 	f.IntVar(&b.archive.Objects, "objects", 0, "objects that they lie in (0: one for 5,000 events, as of a server that stores 1,000 blocks a second)")
 	f.IntVar(&b.large, "large", 0, "events of a second archive, to see how the rate holds (0: none)")
-	f.StringVar(&b.minio, "minio", "", "MinIO program to start for the archive (default: a directory archive)")
-	f.StringVar(&b.dir, "dir", "", "directory on the disk to measure (default: the system's for temporary files)")
+	b.bind(f, "MinIO program to start for the archive (default: a directory archive)")
 	f.DurationVar(&b.ingest, "ingest", 5*time.Second, "time for each turn of storing blocks with and without what recovery needs (0: not measured)")
 	return cmd
 }
 
-func (b *recoverBench) run(ctx context.Context) (err error) {
-	if b.self, err = os.Executable(); err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
-	if b.scratch, err = os.MkdirTemp(b.dir, "strandline-bench-"); err != nil {
-		return fmt.Errorf("make a directory for the measurement: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.scratch)) }()
-	if b.minio != "" {
-		data := filepath.Join(b.scratch, "minio")
-		if err := os.MkdirAll(data, 0o700); err != nil {
-			return fmt.Errorf("make a directory for MinIO: %w", err)
-		}
-		if b.store, err = bench.StartMinIO(ctx, b.minio, data, filepath.Join(b.scratch, "minio.log")); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, b.store.Stop()) }()
-		for _, setting := range b.store.Env { // of this process and of those that it starts
-			name, value, _ := strings.Cut(setting, "=")
-			if err := os.Setenv(name, value); err != nil {
-				return fmt.Errorf("set MinIO's credentials: %w", err)
-			}
-		}
-	}
-	return b.measure(ctx)
-}
-
 func (b *recoverBench) measure(ctx context.Context) error {
+	if err := b.startStore(ctx); err != nil {
+		return err
+	}
 	b.archive.NoIndex = true // so that they can be measured
 	spec, err := b.fill(ctx, "a", &b.archive)
 	if err != nil {
@@ -156,37 +91,6 @@ func (b *recoverBench) measure(ctx context.Context) error {
 		return err
 	}
 	return b.larger(ctx, whole)
-}
-
-// spec names the archive called name, on the store that is at endpoint now.
-func (b *recoverBench) spec(name, endpoint string) string {
-	if b.store == nil {
-		return "dir:" + filepath.Join(b.scratch, "archive-"+name)
-	}
-	return "s3://bench/" + name + "?endpoint=" + endpoint
-}
-
-// fill writes an archive.
-func (b *recoverBench) fill(ctx context.Context, name string, archive *bench.Archive) (string, error) {
-	endpoint := ""
-	if b.store != nil {
-		endpoint = b.store.Endpoint
-		if err := os.MkdirAll(filepath.Join(b.scratch, "minio", "bench"), 0o700); err != nil {
-			return "", fmt.Errorf("make a bucket: %w", err)
-		}
-	}
-	spec := b.spec(name, endpoint)
-	bucket, err := openBucket(spec, true)
-	if err != nil {
-		return "", err
-	}
-	began := time.Now()
-	archive.Engine, archive.Scratch = kv.OnDisk(slog.Default()), filepath.Join(b.scratch, "fill-"+name)
-	if _, err := archive.Write(ctx, bucket, spec, nil); err != nil {
-		return "", fmt.Errorf("write the archive: %w", err)
-	}
-	slog.Info("the archive is written", "events", archive.Events, "objects", archive.Objects, "metadata_bytes", archive.Metadata, "seconds", time.Since(began).Seconds())
-	return spec, os.RemoveAll(archive.Scratch)
 }
 
 // index writes the archive's index objects, as a server's indexer does.
@@ -231,14 +135,14 @@ func (b *recoverBench) plain(ctx context.Context, spec string, whole *recoverRes
 	if err != nil {
 		return err
 	}
-	events, took, err := bench.PlainLoad(ctx, kv.OnDisk(slog.Default()), filepath.Join(b.scratch, "plain"), archive)
+	events, took, err := bench.PlainLoad(ctx, kv.OnDisk(slog.Default()), b.path("plain"), archive)
 	if err != nil {
 		return err
 	}
 	rate := float64(events) / took.Seconds()
 	b.figures.add(rate, "events/s", "", "plain batches of the block view's rows, for comparison")
 	b.figures.add(float64(b.archive.Events)/whole.Seconds/rate, "times", "at least 4", "recovery, of plain batches")
-	return os.RemoveAll(filepath.Join(b.scratch, "plain"))
+	return os.RemoveAll(b.path("plain"))
 }
 
 const slowBy = 50 * time.Millisecond
@@ -273,7 +177,7 @@ func (b *recoverBench) through(ctx context.Context, spec string, delay time.Dura
 	if err != nil {
 		return 0, err
 	}
-	return r.Seconds, os.RemoveAll(filepath.Join(b.scratch, "slow"))
+	return r.Seconds, os.RemoveAll(b.path("slow"))
 }
 
 // larger recovers from a larger archive.

@@ -35,7 +35,8 @@ type Archive struct {
 	Engine  projector.Engine
 	Scratch string // an empty directory
 
-	Metadata int64 // set by Write: bytes of all footers and trailers
+	Metadata int64    // set by Write: bytes of all footers and trailers
+	Paths    []string // set by Write: each machine's at the end, "account-0/machine-0"
 	// NoIndex leaves the index objects out, to see what they are worth.
 	NoIndex bool
 }
@@ -97,7 +98,7 @@ func (a *Archive) Write(ctx context.Context, bucket archiver.Bucket, archiveSpec
 		}
 	}
 	err = w.put(ctx, eventlog.FlagCleanEnd)
-	a.Metadata = w.metadata
+	a.Metadata, a.Paths = w.metadata, s.paths()
 	return s.last, err
 }
 

@@ -5,6 +5,8 @@ package bench
 import (
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,5 +56,37 @@ func TestASyntheticArchiveHasTheIndexObjectsOfItsRuns(t *testing.T) {
 		if events < archive.Events {
 			t.Errorf("%d events", events)
 		}
+	}
+}
+
+// Machines change hands: their blocks are listed where they are at the end.
+func TestASyntheticArchiveSaysWhereItsMachinesAre(t *testing.T) {
+	archive := Archive{Events: 30_000, Machines: 2, Objects: 1, Payload: 16, Seed: 1,
+		Engine: kv.InMemory(slog.New(slog.DiscardHandler)), Scratch: t.TempDir()}
+	bucket := buckettest.NewMemory()
+	if _, err := archive.Write(t.Context(), bucket, "memory:", nil); err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := archiver.Open(t.Context(), bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts, paths, moved := map[eventlog.Seq]string{}, map[eventlog.Seq]string{}, false
+	for batch, err := range manifest.Follow(t.Context(), eventlog.FirstSeq) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range batch.Entries {
+			switch e := entry.Event; e.Type {
+			case eventlog.AccountOpened:
+				accounts[e.Account] = e.Name
+			case eventlog.MachineRegistered, eventlog.MachineReowned:
+				paths[e.Machine] = accounts[e.Account] + "/" + e.Name
+				moved = moved || e.Type == eventlog.MachineReowned
+			}
+		}
+	}
+	if got := slices.Sorted(maps.Values(paths)); !moved || !slices.Equal(got, slices.Sorted(slices.Values(archive.Paths))) {
+		t.Errorf("%q, want %q (moved: %v)", archive.Paths, got, moved)
 	}
 }

@@ -176,9 +176,25 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// PeakRSS returns the largest resident memory that a process has had, in
-// bytes (VmHWM), or 0 where the system does not tell.
-func PeakRSS(pid int) (int64, error) {
+// PeakRSS returns the largest resident memory that a process has had since it
+// began or since ForgetPeakRSS, in bytes (VmHWM), or 0 where the system does not
+// tell.
+func PeakRSS(pid int) (int64, error) { return memory(pid, "VmHWM:") }
+
+// RSS returns the resident memory of a process in bytes, or 0 where the system
+// does not tell.
+func RSS(pid int) (int64, error) { return memory(pid, "VmRSS:") }
+
+// ForgetPeakRSS begins PeakRSS anew, from the resident memory of now.
+func ForgetPeakRSS(pid int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+		return fmt.Errorf("forget the largest memory of process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// memory reads a line of what the system says of a process.
+func memory(pid int, name string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if errors.Is(err, os.ErrNotExist) {
 		if _, serr := os.Stat("/proc/self/status"); serr != nil {
@@ -189,7 +205,7 @@ func PeakRSS(pid int) (int64, error) {
 		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
 	}
 	for line := range strings.Lines(string(text)) {
-		rest, ok := strings.CutPrefix(line, "VmHWM:")
+		rest, ok := strings.CutPrefix(line, name)
 		if !ok {
 			continue
 		}
@@ -199,5 +215,5 @@ func PeakRSS(pid int) (int64, error) {
 		}
 		return kib << 10, nil
 	}
-	return 0, fmt.Errorf("process %d has no VmHWM: it has ended", pid)
+	return 0, fmt.Errorf("process %d has no %s it has ended", pid, name)
 }

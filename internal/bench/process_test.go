@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -86,4 +88,33 @@ func TestRcloneIsAPeer(t *testing.T) {
 	if err != nil || report.Failed() {
 		t.Errorf("%+v, %v", report, err)
 	}
+}
+
+func TestTheLargestMemoryCanBeForgotten(t *testing.T) {
+	const large = 128 << 20
+	use(large)
+	before, err := PeakRSS(os.Getpid())
+	if err != nil || before < large {
+		t.Fatalf("%d bytes, %v", before, err)
+	}
+	debug.FreeOSMemory()
+	if err := ForgetPeakRSS(os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+	peak, err := PeakRSS(os.Getpid())
+	if err != nil || peak > before-large/2 {
+		t.Errorf("%d bytes, %d before, %v", peak, before, err)
+	}
+	if now, err := RSS(os.Getpid()); err != nil || now < 1<<20 || now > before-large/2 {
+		t.Errorf("%d bytes now, %v", now, err)
+	}
+}
+
+// use needs so many bytes of memory until it returns.
+func use(bytes int) {
+	memory := make([]byte, bytes)
+	for i := range memory {
+		memory[i] = 1
+	}
+	runtime.KeepAlive(memory)
 }

@@ -61,6 +61,13 @@ func (t Target) create(ctx context.Context) error {
 	return errors.Join(err, c.Close())
 }
 
+// Commit stores a lock: a server that answers has archived all that it was sent
+// before, too.
+func (t Target) Commit(ctx context.Context) error {
+	c := t.client()
+	return errors.Join(c.Lock(ctx), c.Close())
+}
+
 func (t Target) client() Client { return &restClient{target: t} }
 
 // restClient implements Client over one connection. It writes its requests by
@@ -124,6 +131,7 @@ type request struct {
 	method, path string
 	body         *body
 	at, part     int64 // of the answer's body are wanted part bytes from at on; 0: all
+	gzip         bool  // the answer may be gzipped
 }
 
 // wanted is the status of the answer to r.
@@ -240,6 +248,9 @@ func (c *restClient) send(r *request) error {
 	if r.body != nil {
 		length = r.body.size()
 		parts = append(parts, r.body.head[:], r.body.tail)
+	}
+	if r.gzip {
+		h = append(h, "Accept-Encoding: gzip\r\n"...)
 	}
 	if r.part != 0 {
 		h = fmt.Appendf(h, "Range: bytes=%d-%d\r\n", r.at, r.at+r.part-1)

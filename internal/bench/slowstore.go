@@ -12,16 +12,18 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
 // SlowStore is a door to an S3 server that is far away: it lets every request
-// wait before it hands it on.
+// wait before it hands it on, and counts it.
 type SlowStore struct {
 	Endpoint string // http://127.0.0.1:PORT
 
-	server *http.Server
-	served chan error
+	server   *http.Server
+	served   chan error
+	requests atomic.Int64
 }
 
 // NewSlowStore opens a door to the server at endpoint. The caller closes it.
@@ -39,7 +41,9 @@ func NewSlowStore(endpoint string, delay time.Duration) (*SlowStore, error) {
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
 		Transport: &http.Transport{MaxIdleConnsPerHost: 512, DisableCompression: true},
 	}
+	s := &SlowStore{Endpoint: "http://" + listener.Addr().String(), served: make(chan error, 1)}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
 		timer := time.NewTimer(delay)
 		defer timer.Stop()
 		select {
@@ -48,11 +52,13 @@ func NewSlowStore(endpoint string, delay time.Duration) (*SlowStore, error) {
 		case <-r.Context().Done():
 		}
 	})
-	s := &SlowStore{Endpoint: "http://" + listener.Addr().String(), served: make(chan error, 1),
-		server: &http.Server{Handler: handler, ReadHeaderTimeout: startTimeout}}
+	s.server = &http.Server{Handler: handler, ReadHeaderTimeout: startTimeout}
 	go func() { s.served <- s.server.Serve(listener) }()
 	return s, nil
 }
+
+// Requests is how many requests have come so far.
+func (s *SlowStore) Requests() int64 { return s.requests.Load() }
 
 // Close ends all connections.
 func (s *SlowStore) Close() error {

@@ -62,7 +62,7 @@ func (s *synthesis) next() (eventlog.Entry, bool) {
 	case s.done:
 		return eventlog.Entry{}, false
 	case len(s.accounts) < syntheticAccounts:
-		e := s.emit(eventlog.Event{Type: eventlog.AccountOpened, Name: fmt.Sprintf("account-%d", len(s.accounts))}, nil)
+		e := s.emit(eventlog.Event{Type: eventlog.AccountOpened, Name: accountName(len(s.accounts))}, nil)
 		s.accounts = append(s.accounts, e.Event.Seq)
 		return e, true
 	case len(s.machines) < s.plan.Machines:
@@ -74,6 +74,17 @@ func (s *synthesis) next() (eventlog.Entry, bool) {
 		return s.record(), true
 	}
 	return s.work(&s.machines[s.rng.IntN(len(s.machines))]), true
+}
+
+func accountName(i int) string { return fmt.Sprintf("account-%d", i) }
+
+// paths are those of the machines now.
+func (s *synthesis) paths() []string {
+	paths := make([]string, len(s.machines))
+	for i, m := range s.machines {
+		paths[i] = accountName(m.account) + "/" + m.name
+	}
+	return paths
 }
 
 func (s *synthesis) emit(ev eventlog.Event, payload []byte) eventlog.Entry {

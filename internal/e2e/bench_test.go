@@ -64,3 +64,28 @@ func TestARecoveryIsMeasured(t *testing.T) {
 		}
 	}
 }
+
+// The benchmark of a server that holds much says each of its figures.
+func TestAServerThatHoldsMuchIsMeasured(t *testing.T) {
+	w := newWorld(t)
+	var figures []struct {
+		Name, Goal string
+		Value      float64
+	}
+	text := w.ok("bench", "scale", "--minio", minio(t), "--events", "5000", "--machines", "2", "--names", "2000", "--blocks", "500", "--packs", "2",
+		"--clients", "2", "--time", "100ms", "--rounds", "1", "--dir", w.dir, "--json")
+	must(t, json.Unmarshal([]byte(text), &figures))
+	goals := map[string]int{}
+	for _, f := range figures {
+		if f.Value < 0 {
+			t.Errorf("%+v", f)
+		}
+		goals[f.Goal]++
+	}
+	want := map[string]int{"under 5": 2, "at least 0.7": 2, "under 20": 2, "1,000,000": 1, "under 32": 1, "under 0.001": 1, "at least 0.9": 4, "under 512": 1}
+	for goal, n := range want {
+		if goals[goal] != n {
+			t.Errorf("%d figures are held to %q, want %d:\n%s", goals[goal], goal, n, text)
+		}
+	}
+}

@@ -51,7 +51,7 @@ func allCircumstances() (all []circumstances) {
 // histories: whatever a recovery begins from, wherever its process is killed
 // (and the next one, and the one after that), and whatever has become of the
 // index objects, its digests and its rows are those of the live views, and of
-// the model.
+// the model. Every history is recovered from the first event, too.
 func TestTheOracle(t *testing.T) {
 	const histories = 200
 	all := allCircumstances()
@@ -132,6 +132,13 @@ func underCircumstances(t *testing.T, seed uint64, c circumstances) (deaths []st
 		t.Errorf("it began from %+v after %v", from, result.Fallbacks)
 	}
 	w.compare(opts.Dir, result)
+	if c.start == "checkpoint" { // and from the first event all the same
+		opts = w.options(w.bucket)
+		opts.Memory, opts.Full = 3000, true
+		result, err := recovery.Run(t.Context(), opts)
+		must(t, err)
+		w.compare(opts.Dir, result)
+	}
 	return deaths
 }
 

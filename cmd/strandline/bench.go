@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 // benchOptions are the flags of `bench serve`.
 type benchOptions struct {
 	dir, rclone, minio, only, url string
+	benchstat                     string
 	seconds                       time.Duration
 	rounds                        int
 }
@@ -49,8 +51,10 @@ archive is in a MinIO server, rclone serve restic, a baseline that writes, fsync
 and renames plain files, and for puts one file that is appended to and synced, in
 turns and in temporary directories, puts the same load on each, and prints a
 table. The last column is the first server's rate as a multiple of that line's.
+"At half load beside" says that a load's clients begin half as many operations
+as they can without the other one, which is not in the figures.
 Nothing else should run meanwhile.`,
-		Example: "  strandline bench serve\n  strandline bench serve --minio /usr/local/bin/minio\n  strandline bench serve --only 'put 1KiB' --time 10s --dir /mnt/disk --json",
+		Example: "  strandline bench serve\n  strandline bench serve --minio /usr/local/bin/minio\n  strandline bench serve --only 'put 1KiB' --time 10s --dir /mnt/disk --json\n  strandline bench serve --rounds 6 --only 'put' --benchstat new.txt  # then: benchstat old.txt new.txt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), g, cmd.OutOrStdout())
 		},
@@ -61,6 +65,7 @@ Nothing else should run meanwhile.`,
 	f.StringVar(&o.minio, "minio", "", "MinIO program to start for a second server's archive (default: none)")
 	f.StringVar(&o.only, "only", "", "regular expression: only the loads whose name matches, like 'put 64KiB'")
 	f.StringVar(&o.url, "url", "", "measure this running server instead: http://HOST:PORT/ACCOUNT/MACHINE/")
+	f.StringVar(&o.benchstat, "benchstat", "", "file to write a line for each turn to, as Go's benchmarks do, so that benchstat can compare two runs")
 	f.DurationVar(&o.seconds, "time", 3*time.Second, "time for each load, peer and round")
 	f.IntVar(&o.rounds, "rounds", 2, "how often the peers take turns at each load")
 	return cmd
@@ -80,12 +85,29 @@ func (o *benchOptions) run(ctx context.Context, g *globals, out io.Writer) error
 	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return err
 	}
+	if err := o.writeBenchstat(&report); err != nil {
+		return err
+	}
 	text := func(w io.Writer) error { return report.WriteTable(w) }
 	if err := g.print(out, report, text); err != nil {
 		return err
 	}
 	if report.Failed() {
 		return errors.New("some operations failed: those rows are not results")
+	}
+	return nil
+}
+
+func (o *benchOptions) writeBenchstat(report *bench.Report) error {
+	if o.benchstat == "" {
+		return nil
+	}
+	var lines bytes.Buffer
+	if err := report.WriteBenchstat(&lines); err != nil {
+		return err
+	}
+	if err := os.WriteFile(o.benchstat, lines.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("write for benchstat: %w", err)
 	}
 	return nil
 }

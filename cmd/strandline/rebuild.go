@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -124,6 +125,9 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	if err != nil {
 		return err
 	}
+	if err := roomBeside(ctx, cfg.Data, archiver.At(bucket, dir.State().LogID)); err != nil {
+		return err
+	}
 	bar := newBar(bucket, cfg.Data)
 	defer bar.Close()
 	bar.Start("project "+name+" (batches)", 0)
@@ -152,6 +156,20 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 		out.waived("", result.Waived)
 		return out.err
 	})
+}
+
+// roomBeside refuses a rebuild that the disk has no room for.
+func roomBeside(ctx context.Context, data string, archive *archiver.Archive) error {
+	need, err := recovery.Disk(ctx, archive)
+	if err != nil {
+		return fmt.Errorf("asking how much disk a rebuild takes: %w", err)
+	}
+	free, err := freeDisk(data)
+	if err == nil && need > free {
+		return withCode(exitRefused, fmt.Errorf("a rebuild takes about %s of disk beside the view that is there, and %s are free where %s is: make room; nothing was changed",
+			humanize.IBytes(need), humanize.IBytes(free), data))
+	}
+	return err
 }
 
 // runRebuildAside builds a view from an archive in a folder of its own.

@@ -31,11 +31,15 @@ func TestARecoveryThatDoesNotFitOnTheDiskIsRefusedUnlessItIsTold(t *testing.T) {
 	}
 }
 
-// What builds views elsewhere than in --data asks for room there, and names the
-// flag that says where.
-func TestWhatBuildsViewsAsideIsRefusedWithoutRoom(t *testing.T) {
+// What builds views asks for room where they are to be, and names the flag that
+// says where, if there is one.
+func TestWhatBuildsViewsIsRefusedWithoutRoom(t *testing.T) {
 	spec := "dir:" + filepath.Join(t.TempDir(), "archive")
 	if _, err := execute(t, "bench", "archive", "--archive", spec, "--events", "2000", "--seed", "1"); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	if _, err := execute(t, "recover", "--archive", spec, "--data", data); err != nil {
 		t.Fatal(err)
 	}
 	ask := statfs
@@ -53,6 +57,7 @@ func TestWhatBuildsViewsAsideIsRefusedWithoutRoom(t *testing.T) {
 		{[]string{"recover", "--check-all", "--archive", spec, "--scratch", scratch}, "with --scratch, or go on all the same with --skip-disk-check"},
 		{[]string{"compare", spec, spec + "@1.1000", "--scratch", scratch}, "with --scratch"},
 		{[]string{"rebuild", "--archive", spec, "--view", "block", "--to", aside}, "with --to"},
+		{[]string{"rebuild", "--data", data, "--view", "block"}, "make room; nothing was changed"},
 	} {
 		if out, err := execute(t, test.command...); exitCode(err) != exitRefused || !strings.HasSuffix(err.Error(), test.remedy) {
 			t.Errorf("%s: %v, code %d, want %q\n%s", test.command[0], err, exitCode(err), test.remedy, out)

@@ -42,6 +42,10 @@ type Load struct {
 	Duration time.Duration // the clock's time; it ends earlier when MaxOps are done
 	MaxOps   int           // at most so many operations (and, for put, prepared names)
 	Stored   int           // blocks that are there before the clock starts, for all but put
+	// Beside, if set, is a load of other clients that runs meanwhile. Of it only
+	// the errors count. The clients of this one then begin an operation as
+	// often as makes half of the rate that they reach without it.
+	Beside *Load
 }
 
 // String names the load: "put 64KiB @16, no lock".
@@ -50,14 +54,18 @@ func (l Load) String() string {
 	if !l.Lock {
 		text += ", no lock"
 	}
+	if l.Beside != nil {
+		text += " at half load beside " + l.Beside.String()
+	}
 	return text
 }
 
 // rangeSize is how much OpRange reads at most.
 const rangeSize = 64 << 10
 
-// Standard is what `strandline bench serve` measures: small, medium and large
-// blocks, stored with and without a lock, and read; of the largest, parts, too.
+// Standard is what `strandline bench serve` measures: small to large blocks,
+// stored with and without a lock, and read; of the largest, parts, too; lists,
+// deletes, all together; and small blocks stored while large ones are.
 func Standard(duration time.Duration) []Load {
 	var loads []Load
 	for _, shape := range []struct {
@@ -73,7 +81,14 @@ func Standard(duration time.Duration) []Load {
 	}
 	parts := loads[len(loads)-1]
 	parts.Op, parts.MaxOps = OpRange, 200_000
-	return append(loads, parts)
+	small, large := loads[0], loads[len(loads)-3]
+	large.MaxOps = 480
+	small.Beside = &large
+	return append(loads, parts, small,
+		Load{Op: OpList, Size: 1 << 10, Clients: 4, Lock: true, Duration: duration, MaxOps: 100_000, Stored: 5000},
+		Load{Op: OpDelete, Size: 1 << 10, Clients: 16, Lock: true, Duration: duration, MaxOps: 5000, Stored: 5000},
+		Load{Op: OpMixed, Size: 64 << 10, Clients: 16, Lock: true, Duration: duration, MaxOps: 20_000, Stored: 2000},
+	)
 }
 
 func (l Load) check() error {
@@ -89,9 +104,13 @@ func (l Load) check() error {
 	}
 	switch l.Op {
 	case OpPut, OpGet, OpRange, OpList, OpDelete, OpMixed:
-		return nil
+	default:
+		return fmt.Errorf("load %q: unknown operation", l)
 	}
-	return fmt.Errorf("load %q: unknown operation", l)
+	if l.Beside != nil {
+		return l.Beside.check()
+	}
+	return nil
 }
 
 // Plan is a whole run.
@@ -156,6 +175,8 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 					return report, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
 				}
 				row.Results[i].add(part)
+				part.finish()
+				row.turns = append(row.turns, turned{peer.Name, part})
 			}
 		}
 		for i := range row.Results {

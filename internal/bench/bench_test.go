@@ -338,6 +338,58 @@ func TestTheDiskAloneIsMeasuredByPuts(t *testing.T) {
 	}
 }
 
+// A load beside another is measured at half of its own rate, and errors of the
+// other one count.
+func TestALoadBesideAnother(t *testing.T) {
+	server, target := newMemoryServer(t)
+	load := Load{Op: OpPut, Size: 1000, Clients: 4, Lock: true, Duration: 300 * time.Millisecond, MaxOps: 100_000, Beside: &Load{Op: OpPut, Size: 5000, Clients: 2, Duration: time.Hour, MaxOps: 100_000}}
+	run := func() Result {
+		report, err := Run(t.Context(), Plan{Peers: []Peer{Running("server", target)}, Loads: []Load{load}, Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "put 1000B @4 at half load beside put 5000B @2, no lock"; report.Rows[0].Name != want {
+			t.Errorf("it is called %q, not %q", report.Rows[0].Name, want)
+		}
+		return report.Rows[0].Results[0]
+	}
+	alone := load
+	alone.Beside = nil
+	report, err := Run(t.Context(), Plan{Peers: []Peer{Running("server", target)}, Loads: []Load{alone}, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := run()
+	if full := report.Rows[0].Results[0].OpsPerSecond(); result.Errors > 0 || result.Ops == 0 || result.OpsPerSecond() > 0.9*full {
+		t.Errorf("%.0f operations a second beside another load, %.0f alone, %+v", result.OpsPerSecond(), full, result)
+	}
+	server.setFault(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.ContentLength != 5000 {
+			return false
+		}
+		http.Error(w, "no", http.StatusInternalServerError)
+		return true
+	})
+	if result := run(); result.Errors == 0 || !strings.Contains(result.FirstError, "500") {
+		t.Errorf("the other load failed: %+v", result)
+	}
+}
+
+// Turns are told apart for benchstat; those with errors are no measurement.
+func TestTurnsAreWrittenForBenchstat(t *testing.T) {
+	report := Report{Rows: []Row{{Name: "put 1KiB @32, no lock", turns: []turned{
+		{"on MinIO", Result{Ops: 200, Elapsed: 100 * time.Millisecond, P50: 5, P99: 7, PeakRSS: 9}},
+		{"on MinIO", Result{Ops: 200, Errors: 1, Elapsed: 100 * time.Millisecond}},
+	}}}}
+	var lines bytes.Buffer
+	if err := report.WriteBenchstat(&lines); err != nil {
+		t.Fatal(err)
+	}
+	if want := "BenchmarkServe/load=put-1KiB-@32-no-lock/peer=on-MinIO 200 500000 ns/op 2000.0 ops/s 5 p50-ns 7 p99-ns 9 peak-bytes\n"; lines.String() != want {
+		t.Errorf("%q", lines.String())
+	}
+}
+
 func TestQuantiles(t *testing.T) {
 	var values []time.Duration
 	for i := range 200 {

@@ -37,16 +37,12 @@ func (b *Blocks) Store(ctx context.Context, t Target, clients int) error {
 	if err := t.create(ctx); err != nil {
 		return fmt.Errorf("store blocks: %w", err)
 	}
-	all := make([]Client, clients)
-	for i := range all {
-		all[i] = t.client()
-		defer all[i].Close() // it has said all it had to say
+	d := &driver{load: Load{Op: OpGet, Lock: true, Stored: len(b.content.names)}, content: b.content}
+	defer d.close()
+	for range clients {
+		d.clients = append(d.clients, t.client())
 	}
-	if err := all[0].Lock(ctx); err != nil {
-		return fmt.Errorf("store blocks: %w", err)
-	}
-	d := &driver{load: Load{Op: OpGet, Stored: len(b.content.names)}, content: b.content}
-	if err := d.prepare(ctx, all); err != nil {
+	if err := d.prepare(ctx); err != nil {
 		return fmt.Errorf("store blocks: %w", err)
 	}
 	return nil

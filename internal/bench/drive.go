@@ -18,31 +18,74 @@ import (
 type driver struct {
 	load    Load
 	content *content
-	next    atomic.Int64 // the next block that nobody has put yet
-	started atomic.Int64 // operations begun, of load.MaxOps
-	doomed  atomic.Int64 // the next block to delete
+	clients []Client
+	next    atomic.Int64  // the next block that nobody has put yet
+	started atomic.Int64  // operations begun, of load.MaxOps
+	doomed  atomic.Int64  // the next block to delete
+	turn    atomic.Int64  // operations begun since the clock started
+	every   time.Duration // at least so long from the beginning of one operation to that of the next; 0: at once
 }
 
 // drive prepares contents and connections, lets the clock run, and returns
 // what was measured. An error means that there is no measurement; a failed
 // operation is part of one.
 func drive(ctx context.Context, instance *Instance, load Load) (Result, error) {
+	d, err := newDriver(ctx, instance, load)
+	if err != nil {
+		return Result{}, err
+	}
+	defer d.close()
+	if load.Beside == nil {
+		unix.Sync() // what the peer before left to the kernel is not to be paid for by this one
+		return d.measure(ctx), ctx.Err()
+	}
+	return d.measureBeside(ctx, instance)
+}
+
+// newDriver prepares a load.
+func newDriver(ctx context.Context, instance *Instance, load Load) (*driver, error) {
 	d := &driver{load: load, content: newContent(load.names(), load.Size)}
-	clients := make([]Client, load.Clients)
-	for i := range clients {
-		clients[i] = instance.Client()
-		defer clients[i].Close() // it has said all it had to say
+	for range load.Clients {
+		d.clients = append(d.clients, instance.Client())
 	}
-	if load.Lock {
-		if err := clients[0].Lock(ctx); err != nil {
-			return Result{}, fmt.Errorf("store the lock: %w", err)
-		}
+	err := d.prepare(ctx)
+	if err != nil {
+		d.close()
+		return nil, err
 	}
-	if err := d.prepare(ctx, clients); err != nil {
-		return Result{}, fmt.Errorf("store the blocks to work on: %w", err)
+	return d, nil
+}
+
+func (d *driver) close() {
+	for _, client := range d.clients {
+		client.Close() // it has said all it had to say
 	}
-	unix.Sync() // what the peer before left to the kernel is not to be paid for by this one
-	return d.measure(ctx, clients), ctx.Err()
+}
+
+// measureBeside measures while load.Beside runs, at half of the rate without.
+func (d *driver) measureBeside(ctx context.Context, instance *Instance) (Result, error) {
+	other, err := newDriver(ctx, instance, *d.load.Beside)
+	if err != nil {
+		return Result{}, err
+	}
+	defer other.close()
+	other.load.Duration = d.load.Duration
+	unix.Sync()
+	whole := d.load.Duration
+	d.load.Duration = whole / 3
+	alone := d.measure(ctx)
+	if alone.Ops == 0 || ctx.Err() != nil {
+		return alone, ctx.Err()
+	}
+	d.load.Duration, d.every = whole, 2*alone.Elapsed/time.Duration(alone.Ops)
+	ended := make(chan Result)
+	go func() { ended <- other.measure(ctx) }()
+	result := d.measure(ctx)
+	if beside := <-ended; beside.Errors > 0 {
+		result.Errors += beside.Errors
+		result.FirstError = beside.FirstError
+	}
+	return result, ctx.Err()
 }
 
 // names is how many different blocks the load can come to store.
@@ -53,13 +96,26 @@ func (l Load) names() int {
 	return l.Stored
 }
 
-// prepare stores the blocks that are there before the clock starts.
-func (d *driver) prepare(ctx context.Context, clients []Client) error {
+// prepare stores the lock, and the blocks that are there before the clock
+// starts.
+func (d *driver) prepare(ctx context.Context) error {
+	if d.load.Lock {
+		if err := d.clients[0].Lock(ctx); err != nil {
+			return fmt.Errorf("store the lock: %w", err)
+		}
+	}
 	if d.load.Op == OpPut {
 		return nil
 	}
+	if err := d.store(ctx); err != nil {
+		return fmt.Errorf("store the blocks to work on: %w", err)
+	}
+	return nil
+}
+
+func (d *driver) store(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, client := range clients {
+	for _, client := range d.clients {
 		group.Go(func() error {
 			for i := d.next.Add(1) - 1; i < int64(d.load.Stored); i = d.next.Add(1) - 1 {
 				if err := client.Put(ctx, d.content.names[i], d.content.body(int(i))); err != nil {
@@ -75,13 +131,14 @@ func (d *driver) prepare(ctx context.Context, clients []Client) error {
 }
 
 // measure lets every client work until the time or the operations are over.
-func (d *driver) measure(ctx context.Context, clients []Client) Result {
-	parts := make([]Result, len(clients))
+func (d *driver) measure(ctx context.Context) Result {
+	parts := make([]Result, len(d.clients))
 	start := time.Now()
 	deadline := start.Add(d.load.Duration)
+	d.turn.Store(0)
 	var group sync.WaitGroup
-	for i, client := range clients {
-		group.Go(func() { parts[i] = d.work(ctx, client, deadline) })
+	for i, client := range d.clients {
+		group.Go(func() { parts[i] = d.work(ctx, client, start, deadline) })
 	}
 	group.Wait()
 	whole := Result{Elapsed: time.Since(start)}
@@ -91,10 +148,11 @@ func (d *driver) measure(ctx context.Context, clients []Client) Result {
 	return whole
 }
 
-func (d *driver) work(ctx context.Context, client Client, deadline time.Time) Result {
+func (d *driver) work(ctx context.Context, client Client, start, deadline time.Time) Result {
 	var r Result
 	r.latencies = make([]time.Duration, 0, min(d.load.MaxOps, 1<<16))
 	for ctx.Err() == nil && d.started.Add(1) <= int64(d.load.MaxOps) {
+		time.Sleep(time.Until(start.Add(time.Duration(d.turn.Add(1)-1) * d.every))) // not at all, when it is late or every is 0
 		begin := time.Now()
 		if begin.After(deadline) {
 			break

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -22,6 +23,13 @@ type Row struct {
 	Load    Load     `json:"-"`
 	Name    string   `json:"load"`
 	Results []Result `json:"results"`
+	turns   []turned
+}
+
+// turned is what a peer did in one turn.
+type turned struct {
+	peer   string
+	result Result
 }
 
 // Result is what one peer did of one load, all rounds together.
@@ -115,6 +123,32 @@ func (r *Report) WriteJSON(w io.Writer) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil
+}
+
+// WriteBenchstat writes a line for each turn in the format of Go's benchmarks
+// (https://go.dev/design/14313-benchmark-format), for benchstat to compare two
+// runs. Turns with errors are left out.
+func (r *Report) WriteBenchstat(w io.Writer) error {
+	for _, row := range r.Rows {
+		for _, t := range row.turns {
+			result := &t.result
+			if result.Errors > 0 || result.Ops == 0 {
+				continue
+			}
+			_, err := fmt.Fprintf(w, "BenchmarkServe/load=%s/peer=%s %d %d ns/op %.1f ops/s %d p50-ns %d p99-ns %d peak-bytes\n",
+				dashes(row.Name), dashes(t.peer), result.Ops, result.Elapsed.Nanoseconds()/int64(result.Ops), result.OpsPerSecond(),
+				result.P50.Nanoseconds(), result.P99.Nanoseconds(), result.PeakRSS)
+			if err != nil {
+				return fmt.Errorf("write for benchstat: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// dashes is a name without the spaces that end one in Go's format.
+func dashes(name string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(name, ", ", "-"), " ", "-")
 }
 
 // WriteTable writes the report for people: a line for each load and peer, and

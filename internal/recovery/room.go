@@ -30,6 +30,17 @@ func disk(events uint64, cost archiver.Cost) uint64 {
 	return events*eventBytes + cost.Metadata*metadataTimes
 }
 
+// Disk returns about how many bytes of disk the views of all events of an
+// archive take while they are built.
+func Disk(ctx context.Context, archive *archiver.Archive) (uint64, error) {
+	objects, err := archive.Objects(ctx, 1)
+	if err != nil {
+		return 0, err
+	}
+	_, need, err := measure(ctx, archive, objects)
+	return need, err
+}
+
 // makeRoom asks whether there is room for what is about to be built, before
 // anything large is written: a checkpoint and the events after it, or, with
 // nil, all events. What an interrupted run left of the same is room; what else

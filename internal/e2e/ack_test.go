@@ -40,6 +40,7 @@ func TestWithAckArchivedEverythingAcknowledgedSurvivesTheLossOfTheMachine(t *tes
 }
 
 func TestWithAckCommittedNothingWaitsForTheArchive(t *testing.T) {
+	t.Parallel()
 	w := initialised(t)
 	s := w.serve("a", "--ack", "committed")
 	d := s.door("alice", "laptop")

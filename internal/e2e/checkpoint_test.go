@@ -85,6 +85,7 @@ func checkpointStory(t *testing.T, w *world) {
 }
 
 func TestALostServerIsRecoveredFromACheckpointAndWhatCameAfter(t *testing.T) {
+	t.Parallel()
 	w := initialised(t)
 	checkpointStory(t, w)
 
@@ -116,6 +117,7 @@ func TestALostServerIsRecoveredFromACheckpointAndWhatCameAfter(t *testing.T) {
 }
 
 func TestCheckpointsInARealBucket(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(testing.TB) *testkit.S3{"MinIO": testkit.MinIO, "versitygw": testkit.VersityGW} {
 		t.Run(name, func(t *testing.T) {
 			bucket := start(t)
@@ -130,6 +132,7 @@ func TestCheckpointsInARealBucket(t *testing.T) {
 // Killed while it takes checkpoints, and while it recovers from them, again and
 // again.
 func TestCheckpointsSurviveKills(t *testing.T) {
+	t.Parallel()
 	random := newRandom(t)
 	w := initialised(t)
 	s := w.serve("a", "--record-every", "100", "--checkpoint-every", "1s", "--checkpoint-keep", "1", "--checkpoint-days", "0")

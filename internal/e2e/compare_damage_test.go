@@ -56,6 +56,7 @@ var damages = map[string]func(key, value []byte, batch projector.WriteBatch) err
 }
 
 func TestADamagedRowIsFound(t *testing.T) {
+	t.Parallel()
 	w := initialised(t)
 	w.busy("a").endsCleanly()
 	w.recover("b", 1)

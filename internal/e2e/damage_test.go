@@ -156,6 +156,7 @@ func smallLog(t *testing.T) (w *world, block string, body []byte) {
 }
 
 func TestRecoveryRefusesAnArchiveThatIsDamagedOrHasAHole(t *testing.T) {
+	t.Parallel()
 	w, _, _ := smallLog(t)
 	object := func(ordinal int) string {
 		return w.archivePath("log", fmt.Sprintf("%016d-%016d.0000", ordinal, ordinal))

@@ -355,6 +355,7 @@ func certificate(t *testing.T) (cert, key string, client *http.Client) {
 }
 
 func TestTLSServesBothVersionsOfHTTPAndNoPlainOne(t *testing.T) {
+	t.Parallel()
 	w := initialised(t)
 	cert, key, client := certificate(t)
 	s := w.serve("a", "--tls", "--tls-cert", cert, "--tls-key", key)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -94,12 +95,15 @@ func (s *session) runs() bool {
 	}
 }
 
+// cutOff is what restic says of a server that goes away.
+var cutOff = regexp.MustCompile("connection refused|connection reset by peer|EOF")
+
 // opened returns s, or, when the server was away just as restic opened its
 // repository, which is what it tries only once, the same run begun anew.
 func (s *session) opened() *session {
 	s.t.Helper()
 	said := s.stderr.String()
-	if s.runs() || s.cmd.ProcessState.Success() || !strings.Contains(said, "unable to open config file") || !strings.Contains(said, "connection refused") {
+	if s.runs() || s.cmd.ProcessState.Success() || !strings.Contains(said, "unable to open config file") || !cutOff.MatchString(said) {
 		return s
 	}
 	return s.begin(s.dir, s.args...)

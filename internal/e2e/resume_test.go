@@ -189,6 +189,7 @@ func TestAnInitThatIsKilledGoesOnWhereItStopped(t *testing.T) {
 // TestStartsThatAreKilledOverAndOverLoseNothing kills a server again and again
 // while it starts, with clients at its door.
 func TestStartsThatAreKilledOverAndOverLoseNothing(t *testing.T) {
+	t.Parallel()
 	random := newRandom(t)
 	w := initialised(t)
 	s := w.serve("a", "--record-every", "200")
@@ -222,6 +223,7 @@ func TestStartsThatAreKilledOverAndOverLoseNothing(t *testing.T) {
 }
 
 func TestEveryBucketBringsABackupBackAfterTheLossOfTheMachine(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(testing.TB) *testkit.S3{"MinIO": testkit.MinIO, "versitygw": testkit.VersityGW} {
 		t.Run(name, func(t *testing.T) {
 			bucket := start(t)

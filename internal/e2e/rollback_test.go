@@ -26,6 +26,7 @@ func (w *world) sameAsRecovered(name string) {
 }
 
 func TestViewsThatAreGoneOrDamagedAreProjectedAnew(t *testing.T) {
+	t.Parallel()
 	for name, harm := range map[string]func(t *testing.T, views string){
 		"all views gone":      func(t *testing.T, views string) { must(t, os.RemoveAll(views)) },
 		"the block view gone": func(t *testing.T, views string) { must(t, os.RemoveAll(filepath.Join(views, "block"))) },
@@ -88,6 +89,7 @@ func eachFile(t *testing.T, dir string, do func(path string, body []byte)) {
 }
 
 func TestADiskThatWasRolledBackIsFoundAndIssuesNoSeqTwice(t *testing.T) {
+	t.Parallel()
 	for name, parts := range map[string][]string{
 		"the whole state directory": {"."},
 		"all but the views":         {"wal", "state.json"},

@@ -35,7 +35,7 @@ func newBench(g *globals) *cobra.Command {
 		Example: "  strandline bench serve",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchServe(g), newBenchRecover(g), newBenchArchive(g))
+	cmd.AddCommand(newBenchServe(g), newBenchRestic(g), newBenchRecover(g), newBenchArchive(g))
 	return cmd
 }
 

@@ -36,11 +36,11 @@ func newBenchRestic(g *globals) *cobra.Command {
 		Long: `Lets stock restic back up a tree of small files and some large ones, restore
 both, check every byte, back up the tree again with a third of its files
 changed, and forget the first backup of it and prune all that nothing uses any
-more (--max-unused 0): with a Strandline server
-whose archive is a directory, next to rclone serve restic, and with --minio with
-one whose archive is in a MinIO server, next to restic straight to MinIO. They
-take turns, each with a fresh server, repository and cache, and what is restored
-must be what was backed up.
+more (--max-unused 0): with a Strandline server whose archive is a directory,
+next to rclone serve restic, and with --minio with one whose archive is in a
+MinIO server, next to restic straight to MinIO. They take turns, each with a
+fresh server, repository and cache, and what is restored must be what was backed
+up.
 
 The table shows how long restic took, CPU time and peak memory of the processes,
 what servers and MinIO wrote to disk, requests and bytes as MinIO counted them

@@ -34,6 +34,10 @@ e2e:
 bench *args:
     go run ./cmd/strandline bench serve {{args}} && go run ./cmd/strandline bench recover
 
+# whole backups and restores with restic, next to rclone serve restic and restic straight to MinIO: just bench-restic --rounds 3
+bench-restic *args:
+    go run ./internal/testkit/servers && go run ./cmd/strandline bench restic --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
+
 # a recovery of ten million events from MinIO, with its goals: just bench-recovery --large 100000000
 bench-recovery *args:
     go run ./internal/testkit/servers && go run ./cmd/strandline bench recover --events 10000000 --machines 50 --minio "$(go run ./internal/testkit/servers path minio)" {{args}}

@@ -37,7 +37,7 @@ func newBench(g *globals) *cobra.Command {
 		Example: "  strandline bench serve",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchServe(g), newBenchRecover(g), newBenchScale(g), newBenchArchive(g))
+	cmd.AddCommand(newBenchServe(g), newBenchRestic(g), newBenchRecover(g), newBenchScale(g), newBenchArchive(g))
 	return cmd
 }
 
@@ -142,23 +142,27 @@ func (o *benchOptions) peers() ([]bench.Peer, error) {
 	}
 	peers := []bench.Peer{first}
 	if o.minio != "" {
-		self, err := os.Executable()
+		other, err := minioPeer(o.minio)
 		if err != nil {
-			return nil, fmt.Errorf("find this program: %w", err)
+			return nil, err
 		}
-		peers = append(peers, bench.OnMinIO(o.minio, func(archive string, env []string) bench.Peer {
-			return servePeer("on MinIO", self, env, func(string) string { return archive })
-		}))
+		peers = append(peers, other)
 	}
-	if o.rclone != "" {
-		path, err := exec.LookPath(o.rclone)
-		if err != nil {
-			slog.Warn("rclone is left out: install it, or name it with --rclone", "error", err)
-		} else {
-			peers = append(peers, bench.Rclone(path).Peer())
-		}
-	}
+	peers = append(peers, rclonePeers(o.rclone)...)
 	return append(peers, bench.Files(), bench.Disk()), nil
+}
+
+// rclonePeers is rclone if it is asked for and there.
+func rclonePeers(program string) []bench.Peer {
+	if program == "" {
+		return nil
+	}
+	path, err := exec.LookPath(program)
+	if err != nil {
+		slog.Warn("rclone is left out: install it, or name it with --rclone", "error", err)
+		return nil
+	}
+	return []bench.Peer{bench.Rclone(path).Peer()}
 }
 
 func (o *benchOptions) firstPeer() (bench.Peer, error) {
@@ -169,11 +173,27 @@ func (o *benchOptions) firstPeer() (bench.Peer, error) {
 		}
 		return bench.Running("server", target), nil
 	}
+	return dirPeer()
+}
+
+// dirPeer is a server of this program whose archive is a directory.
+func dirPeer() (bench.Peer, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return bench.Peer{}, fmt.Errorf("find this program: %w", err)
 	}
 	return servePeer("strandline", self, nil, dirArchive), nil
+}
+
+// minioPeer is one whose archive is in a MinIO server that is started with it.
+func minioPeer(program string) (bench.Peer, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Peer{}, fmt.Errorf("find this program: %w", err)
+	}
+	return bench.OnMinIO(program, func(archive string, env []string) bench.Peer {
+		return servePeer("on MinIO", self, env, func(string) string { return archive })
+	}), nil
 }
 
 // dirArchive is an archive in a directory beside the state.
@@ -188,8 +208,8 @@ func servePeer(name, self string, env []string, archive func(dir string) string,
 			return []string{self, "init", "--data", filepath.Join(dir, "state"), "--archive", archive(dir)}
 		},
 		Args: func(dir, addr string) []string {
-			return append([]string{self, "serve", "--data", filepath.Join(dir, "state"), "--no-auth", "--listen", addr, "--admin", "127.0.0.1:0", "--drill-every", "0"}, flags...)
+			return append([]string{self, "serve", "--data", filepath.Join(dir, "state"), "--no-auth", "--listen", addr, "--drill-every", "0"}, flags...)
 		},
-		Path: "bench/load/",
+		AdminFlag: "--admin", Path: "bench/load/",
 	}.Peer()
 }

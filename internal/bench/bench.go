@@ -120,7 +120,16 @@ type Plan struct {
 	Rounds int    // how often the peers take turns at each load
 	Dir    string // an existing directory on the disk to be measured
 	// Progress, if set, is called before each turn.
-	Progress func(text string)
+	Progress Progress
+}
+
+// Progress is told what is done next; nil is told nothing.
+type Progress func(text string)
+
+func (p Progress) say(format string, args ...any) {
+	if p != nil {
+		p(fmt.Sprintf(format, args...))
+	}
 }
 
 // Peer is something that stores blocks.
@@ -137,6 +146,10 @@ type Instance struct {
 	Client func() Client
 	PID    int          // of the server's process, 0 if there is none
 	Stop   func() error // ends the server; called once
+
+	Repository string // as restic is told of it; "" for none
+	Admin      string // address of the server's admin listener, "" for none
+	Store      *Store // that was started with it, nil for none
 }
 
 // Client is one connection to a peer. It belongs to one goroutine. Names are
@@ -169,7 +182,7 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 				if peer.Puts && load.Op != OpPut {
 					continue
 				}
-				plan.progress("%s: %s, round %d of %d", peer.Name, load, round+1, max(plan.Rounds, 1))
+				plan.Progress.say("%s: %s, round %d of %d", peer.Name, load, round+1, max(plan.Rounds, 1))
 				part, err := turn(ctx, plan.Dir, peer, load)
 				if err != nil {
 					return report, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
@@ -195,32 +208,36 @@ func peerNames(peers []Peer) []string {
 	return names
 }
 
-func (p *Plan) progress(format string, args ...any) {
-	if p.Progress != nil {
-		p.Progress(fmt.Sprintf(format, args...))
-	}
-}
-
 // turn measures one load against one peer, in a fresh directory.
 func turn(ctx context.Context, parent string, peer Peer, load Load) (part Result, err error) {
-	dir, err := os.MkdirTemp(parent, strings.Map(letters, peer.Name)+"-")
+	err = peer.in(ctx, parent, func(_ string, instance *Instance) error {
+		part, err = drive(ctx, instance, load)
+		if err == nil && instance.PID > 0 {
+			part.PeakRSS, err = PeakRSS(instance.PID)
+		}
+		return err
+	})
+	return part, err
+}
+
+// in starts the peer in a fresh directory below parent, lets work use it, and
+// leaves nothing of it.
+func (p Peer) in(ctx context.Context, parent string, work func(dir string, instance *Instance) error) (err error) {
+	dir, err := os.MkdirTemp(parent, strings.Map(letters, p.Name)+"-")
 	if err != nil {
-		return part, fmt.Errorf("make a directory: %w", err)
+		return fmt.Errorf("make a directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	dir, err = filepath.Abs(dir)
 	if err != nil {
-		return part, fmt.Errorf("make a directory: %w", err)
+		return fmt.Errorf("make a directory: %w", err)
 	}
-	instance, err := peer.Start(ctx, dir)
+	instance, err := p.Start(ctx, dir)
 	if err != nil {
-		return part, fmt.Errorf("start: %w", err)
+		return fmt.Errorf("start: %w", err)
 	}
-	part, err = drive(ctx, instance, load)
-	if err == nil && instance.PID > 0 {
-		part.PeakRSS, err = PeakRSS(instance.PID)
-	}
-	return part, errors.Join(err, instance.Stop())
+	err = work(dir, instance)
+	return errors.Join(err, instance.Stop())
 }
 
 // letters keeps what may stand in a directory's name.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,8 +28,11 @@ type Command struct {
 	// Args is the server's command line, with its data in dir and listening
 	// on addr, which is a free loopback address.
 	Args func(dir, addr string) []string
-	Env  []string // added to this process's own
-	Path string   // of the machine to use, "bench/load/"
+	// AdminFlag, if the server has an admin listener, is added to Args with
+	// another free address ("--admin").
+	AdminFlag string
+	Env       []string // added to this process's own
+	Path      string   // of the machine to use, "bench/load/"
 }
 
 // Peer returns the command as something to measure.
@@ -59,7 +61,14 @@ func (c Command) start(ctx context.Context, dir string) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := launch(c.Args(dir, addr), c.Env, filepath.Join(dir, "server.log"))
+	args, admin := c.Args(dir, addr), ""
+	if c.AdminFlag != "" {
+		if admin, err = freeAddress(); err != nil {
+			return nil, err
+		}
+		args = append(args, c.AdminFlag, admin)
+	}
+	server, err := launch(args, c.Env, filepath.Join(dir, "server.log"))
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +76,7 @@ func (c Command) start(ctx context.Context, dir string) (*Instance, error) {
 	if err := server.awaitReady(ctx, t); err != nil {
 		return nil, errors.Join(err, server.kill())
 	}
-	return &Instance{Client: t.client, PID: server.cmd.Process.Pid, Stop: server.stop}, nil
+	return &Instance{Client: t.client, PID: server.cmd.Process.Pid, Stop: server.stop, Repository: "rest:http://" + addr + t.prefix, Admin: admin}, nil
 }
 
 func (c Command) runBefore(ctx context.Context, dir string) error {
@@ -174,46 +183,4 @@ func freeAddress() (string, error) {
 		return "", fmt.Errorf("find a free port: %w", err)
 	}
 	return l.Addr().String(), l.Close()
-}
-
-// PeakRSS returns the largest resident memory that a process has had since it
-// began or since ForgetPeakRSS, in bytes (VmHWM), or 0 where the system does not
-// tell.
-func PeakRSS(pid int) (int64, error) { return memory(pid, "VmHWM:") }
-
-// RSS returns the resident memory of a process in bytes, or 0 where the system
-// does not tell.
-func RSS(pid int) (int64, error) { return memory(pid, "VmRSS:") }
-
-// ForgetPeakRSS begins PeakRSS anew, from the resident memory of now.
-func ForgetPeakRSS(pid int) error {
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
-		return fmt.Errorf("forget the largest memory of process %d: %w", pid, err)
-	}
-	return nil
-}
-
-// memory reads a line of what the system says of a process.
-func memory(pid int, name string) (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if errors.Is(err, os.ErrNotExist) {
-		if _, serr := os.Stat("/proc/self/status"); serr != nil {
-			return 0, nil // no such system
-		}
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(text)) {
-		rest, ok := strings.CutPrefix(line, name)
-		if !ok {
-			continue
-		}
-		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
-		}
-		return kib << 10, nil
-	}
-	return 0, fmt.Errorf("process %d has no %s it has ended", pid, name)
 }

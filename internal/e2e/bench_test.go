@@ -51,6 +51,74 @@ func TestTheServerIsMeasuredNextToItsPeers(t *testing.T) {
 	}
 }
 
+// resticReport is what `bench restic --json` prints, as far as tests look at it.
+type resticReport struct {
+	Peers []string
+	Rows  []struct {
+		Step    string
+		Results [][]struct {
+			Seconds       float64
+			Server, Store *struct {
+				Peak int64 `json:"peak_rss_bytes"`
+			}
+			Traffic *struct {
+				Requests int64
+				Received int64 `json:"received_bytes"`
+			}
+		}
+	}
+}
+
+func (w *world) benchRestic(flags ...string) (report resticReport) {
+	w.t.Helper()
+	args := append([]string{"bench", "restic", "--small-files", "30", "--small-bytes", "200KB", "--large-bytes", "3MB", "--rounds", "1", "--dir", w.dir, "--json"}, flags...)
+	must(w.t, json.Unmarshal([]byte(w.ok(args...)), &report))
+	return report
+}
+
+// The benchmark of whole backups does all of its steps. Each run of restic
+// spends half a second on its password, so only one peer does.
+func TestEveryStepOfResticIsMeasured(t *testing.T) {
+	testkit.Need(t, "restic")
+	report := newWorld(t).benchRestic("--rclone", "")
+	if len(report.Rows) != 7 || len(report.Peers) != 1 {
+		t.Fatalf("%+v", report)
+	}
+	for _, row := range report.Rows {
+		if r := row.Results[0][0]; r.Seconds <= 0 || r.Server == nil || r.Server.Peak == 0 || r.Traffic == nil || r.Traffic.Requests == 0 {
+			t.Errorf("%s: %+v", row.Step, r)
+		}
+	}
+}
+
+// The benchmark of whole backups knows of each of its peers what is to be
+// known of it.
+func TestResticIsMeasuredWithTheServerAndItsPeers(t *testing.T) {
+	testkit.Need(t, "restic")
+	report := newWorld(t).benchRestic("--minio", minio(t), "--until", "backup small")
+	if want := []string{"strandline", "rclone", "on MinIO", "restic on MinIO"}; !slices.Equal(report.Peers, want) || len(report.Rows) != 1 {
+		t.Fatalf("peers %q, want %q; %d steps", report.Peers, want, len(report.Rows))
+	}
+	for i, peer := range report.Peers {
+		r, onMinIO := report.Rows[0].Results[i][0], strings.HasSuffix(peer, "on MinIO")
+		if r.Seconds <= 0 {
+			t.Errorf("%s: %f s", peer, r.Seconds)
+		}
+		if measured := r.Server != nil && r.Server.Peak > 0; measured == (peer == "restic on MinIO") {
+			t.Errorf("%s: its server took %+v", peer, r.Server)
+		}
+		if measured := r.Store != nil && r.Store.Peak > 0; measured != onMinIO {
+			t.Errorf("%s: MinIO took %+v", peer, r.Store)
+		}
+		if counted := r.Traffic != nil && r.Traffic.Requests > 0; counted == (peer == "rclone") {
+			t.Errorf("%s: traffic %+v", peer, r.Traffic)
+		}
+		if onMinIO && r.Traffic.Received < 50_000 { // 200 KB of text, compressed
+			t.Errorf("%s: MinIO received %d bytes", peer, r.Traffic.Received)
+		}
+	}
+}
+
 // The benchmark of a recovery says each of its figures, with its goal.
 func TestARecoveryIsMeasured(t *testing.T) {
 	w := newWorld(t)

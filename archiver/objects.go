@@ -19,7 +19,8 @@ import (
 var ErrHole = errors.New("objects are missing from the archive")
 
 // HoleError names the ordinals that are missing: First to Last, and the later
-// holes, as many as maxHoles, unless there are More.
+// holes. With More there may be others: there are too many, or the store did
+// not tell.
 type HoleError struct {
 	Hole
 	Later  []Hole
@@ -38,7 +39,7 @@ func (e *HoleError) Error() string {
 		fmt.Fprintf(&all, ", %d to %d", hole.First, hole.Last)
 	}
 	if e.More {
-		all.WriteString(" and more")
+		all.WriteString(" and perhaps more")
 	}
 	return fmt.Sprintf("%v: %s, the first is %s of %s; restore them from another copy or from earlier versions of the bucket's objects",
 		ErrHole, &all, Shipped(e.First).Key(), e.Bucket)
@@ -129,7 +130,7 @@ func (a *Archive) closeHoles(ctx context.Context, objects []ObjectInfo, fromOrdi
 	c := &closing{archive: a, dense: make([]ObjectInfo, 0, len(objects)), next: fromOrdinal}
 	for _, object := range objects {
 		if err := c.upTo(ctx, object.First); err != nil {
-			return c.dense, nil, err
+			return c.endedBy(ctx, err)
 		}
 		if c.hole == nil {
 			c.dense = append(c.dense, object)
@@ -138,8 +139,10 @@ func (a *Archive) closeHoles(ctx context.Context, objects []ObjectInfo, fromOrdi
 		}
 		c.next = object.Last + 1
 	}
-	err := c.upTo(ctx, a.lastExpected()+1)
-	return c.dense, c.hole, err
+	if err := c.upTo(ctx, a.lastExpected()+1); err != nil {
+		return c.endedBy(ctx, err)
+	}
+	return c.dense, c.hole, nil
 }
 
 // closing is a walk along the ordinals.
@@ -148,6 +151,16 @@ type closing struct {
 	dense   []ObjectInfo // up to the first hole
 	next    uint64       // the ordinal that nothing was seen of yet
 	hole    *HoleError   // nil: none so far
+}
+
+// endedBy is the result of a walk that could not go on: a hole that is known is
+// not hidden by a store that does not say whether there are others.
+func (c *closing) endedBy(ctx context.Context, err error) ([]ObjectInfo, *HoleError, error) {
+	if c.hole == nil || ctx.Err() != nil {
+		return c.dense, nil, err
+	}
+	c.hole.More = true
+	return c.dense, c.hole, nil
 }
 
 // upTo asks for what the list lacks before ordinal.

@@ -157,7 +157,7 @@ func ParseID(text string) (ID, error) {
 // re-owning names both accounts and the event that it succeeds.
 type Event struct {
 	Seq         Seq    // assigned by the writer
-	Time        int64  // server's clock at commit, nanoseconds since 1970 UTC; data, never an order
+	Time        int64  // server's clock when it got its seq, nanoseconds since 1970 UTC; data, never an order
 	Type        Type   //
 	Account     Seq    // owner at the time; the seq of its account_opened (the event's own seq there)
 	Machine     Seq    // the seq of its machine_registered (the event's own seq there)

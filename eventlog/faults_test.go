@@ -405,3 +405,54 @@ type gatedPayload struct {
 }
 
 func (f gatedPayload) Sync() error { <-f.gate; return errDisk }
+
+// gatedPayload fails its first sync once the test lets it.
+type gatedPayload struct {
+	payloadFile
+	begun, gate chan struct{}
+	once        *sync.Once
+}
+
+func (g gatedPayload) Sync() (err error) {
+	failed := false
+	g.once.Do(func() {
+		close(g.begun)
+		<-g.gate
+		failed = true
+	})
+	if failed {
+		return errDisk
+	}
+	return g.payloadFile.Sync()
+}
+
+// A fence does not hide that a sync failed: nothing that was written behind it
+// is committed, or made an object.
+func TestAFailedSyncOfAFencedLogEndsAllWriting(t *testing.T) {
+	s := newState(t)
+	g := gatedPayload{begun: make(chan struct{}), gate: make(chan struct{}), once: &sync.Once{}}
+	l := s.open(func(o *Options) {
+		o.files = func(dir string) (frameLog, payloadFile, error) {
+			frames, payload, err := createFiles(dir)
+			own := g
+			own.payloadFile = payload
+			return frames, own, err
+		}
+	})
+	first := store(t, l, content(1, 500))
+	<-g.begun
+	second := store(t, l, content(2, 500)) // the writer is ahead of the committer
+	eventually(t, "the second event is taken", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.queue) == 0 })
+	fenced := errors.New("fenced")
+	l.Fence(fenced)
+	close(g.gate)
+	for i, p := range []*Pending{first, second} {
+		if _, err := p.Wait(); !errors.Is(err, ErrPoisoned) || !errors.Is(err, syscall.EIO) || !errors.Is(err, fenced) {
+			t.Errorf("append %d gives %v, want ErrPoisoned, its cause and the fence", i+1, err)
+		}
+	}
+	if err := l.Close(true); !errors.Is(err, ErrPoisoned) || !errors.Is(err, fenced) {
+		t.Errorf("Close gives %v", err)
+	}
+	checkSurvivors(t, s, map[Seq][]byte{}, 2)
+}

@@ -241,12 +241,16 @@ func (l *Log) changedLocked() {
 }
 
 // fail stops the log for good: every waiter gets err, and so does everyone
-// who comes later. The first error counts, but an orderly end does not hide
-// what fails in its course.
+// who comes later. The first error counts, but neither an orderly end nor a
+// fence hides what fails in its course: that a write or sync failed must be
+// known to all who would touch the files.
 func (l *Log) fail(err error) {
 	l.mu.Lock()
-	if l.err == nil || errors.Is(l.err, ErrClosed) {
+	switch {
+	case l.err == nil || errors.Is(l.err, ErrClosed):
 		l.err = err
+	case errors.Is(err, ErrPoisoned) && !errors.Is(l.err, ErrPoisoned):
+		l.err = fmt.Errorf("%w (it had stopped before: %w)", err, l.err)
 	}
 	err = l.err
 	queue := l.queue

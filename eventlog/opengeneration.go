@@ -21,7 +21,7 @@ type frameLog interface {
 	Close() error
 }
 
-// payloadFile is what the committer needs of the payload file.
+// payloadFile is what writer, committer and closer need of the payload file.
 type payloadFile interface {
 	io.Writer
 	Sync() error // as fdatasync

@@ -239,7 +239,7 @@ func (w *WAL) freeAttempt(g *Generation) (uint, error) {
 }
 
 // copyPayloads copies the payloads of entries, which lie in source one after
-// another as the committer put them.
+// another as the writer put them.
 func (g *openGeneration) copyPayloads(source io.ReaderAt, entries []Entry) error {
 	for i := range entries {
 		p := entries[i].Placement

@@ -163,6 +163,10 @@ func (w *writer) wait() {
 // one sync want, and returns what it did not pass on.
 func (w *writer) write(waiting []*Pending) (rest []*Pending, err error) {
 	for len(waiting) > 0 {
+		if err := w.l.Err(); err != nil { // the committer failed, or the log was fenced: no file is touched any more
+			resolveRest(waiting, err)
+			return nil, nil
+		}
 		if err := w.ensureGeneration(); err != nil {
 			return waiting, err
 		}

@@ -125,14 +125,14 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	if err != nil {
 		return err
 	}
-	if err := roomBeside(ctx, cfg.Data, archiver.At(bucket, dir.State().LogID)); err != nil {
+	path := filepath.Join(dir.Path("views"), name)
+	if err := roomBeside(ctx, path, archiver.At(bucket, dir.State().LogID)); err != nil {
 		return err
 	}
 	bar := newBar(bucket, cfg.Data)
 	defer bar.Close()
 	bar.Start("project "+name+" (batches)", 0)
 	began := time.Now()
-	path := filepath.Join(dir.Path("views"), name)
 	engine := kv.OnDisk(slog.Default())
 	result := rebuildResult{View: name}
 	granted := recovery.NewGranted(log, dir.State().Waivers, slog.Default())
@@ -158,16 +158,22 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	})
 }
 
-// roomBeside refuses a rebuild that the disk has no room for.
-func roomBeside(ctx context.Context, data string, archive *archiver.Archive) error {
-	need, err := recovery.Disk(ctx, archive)
-	if err != nil {
-		return fmt.Errorf("asking how much disk a rebuild takes: %w", err)
+// roomBeside refuses a rebuild of the block view at path that the disk has no
+// room for. (The others are small.) It is an estimate from the archive: where
+// that does not answer, the rebuild itself says what it lacks.
+func roomBeside(ctx context.Context, path string, archive *archiver.Archive) error {
+	if filepath.Base(path) != projector.Blocks().Name() {
+		return nil
 	}
-	free, err := freeDisk(data)
+	need, err := recovery.Disk(ctx, archive, projector.Building(path), path+".runs")
+	if err != nil {
+		slog.Warn("how much disk the rebuild takes is not known", "err", err)
+		return context.Cause(ctx)
+	}
+	free, err := freeDisk(path)
 	if err == nil && need > free {
 		return withCode(exitRefused, fmt.Errorf("a rebuild takes about %s of disk beside the view that is there, and %s are free where %s is: make room; nothing was changed",
-			humanize.IBytes(need), humanize.IBytes(free), data))
+			humanize.IBytes(need), humanize.IBytes(free), path))
 	}
 	return err
 }

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -71,19 +72,23 @@ func (d *driver) measureBeside(ctx context.Context, instance *Instance) (Result,
 	defer other.close()
 	other.load.Duration = d.load.Duration
 	unix.Sync()
-	whole := d.load.Duration
-	d.load.Duration = whole / 3
+	duration, most := d.load.Duration, d.load.MaxOps
+	d.load.Duration, d.load.MaxOps = duration/3, most/3
 	alone := d.measure(ctx)
 	if alone.Ops == 0 || ctx.Err() != nil {
 		return alone, ctx.Err()
 	}
-	d.load.Duration, d.every = whole, 2*alone.Elapsed/time.Duration(alone.Ops)
+	d.load.Duration, d.load.MaxOps, d.every = duration, most, 2*alone.Elapsed/time.Duration(alone.Ops)
+	d.started.Store(int64(alone.Ops + alone.Errors))
 	ended := make(chan Result)
 	go func() { ended <- other.measure(ctx) }()
 	result := d.measure(ctx)
-	if beside := <-ended; beside.Errors > 0 {
+	for _, beside := range []Result{alone, <-ended} {
 		result.Errors += beside.Errors
-		result.FirstError = beside.FirstError
+		result.FirstError = cmp.Or(result.FirstError, beside.FirstError)
+	}
+	if result.Ops == 0 && ctx.Err() == nil {
+		return result, fmt.Errorf("%d operations were not enough for %s", most, duration)
 	}
 	return result, ctx.Err()
 }
@@ -152,7 +157,11 @@ func (d *driver) work(ctx context.Context, client Client, start, deadline time.T
 	var r Result
 	r.latencies = make([]time.Duration, 0, min(d.load.MaxOps, 1<<16))
 	for ctx.Err() == nil && d.started.Add(1) <= int64(d.load.MaxOps) {
-		time.Sleep(time.Until(start.Add(time.Duration(d.turn.Add(1)-1) * d.every))) // not at all, when it is late or every is 0
+		due := start.Add(time.Duration(d.turn.Add(1)-1) * d.every)
+		if due.After(deadline) {
+			break
+		}
+		time.Sleep(time.Until(due)) // not at all, when it is late or every is 0
 		begin := time.Now()
 		if begin.After(deadline) {
 			break

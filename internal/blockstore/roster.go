@@ -14,7 +14,7 @@ import (
 
 // Roster is the log's Rules: which accounts and machines there are, as of the
 // last event admitted. So an event that a recovery would refuse is never
-// written, whatever a view or a request says. It belongs to the committer's
+// written, whatever a view or a request says. It belongs to the writer's
 // goroutine from Open on.
 type Roster struct {
 	accounts map[eventlog.Seq]struct{}

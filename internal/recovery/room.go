@@ -31,14 +31,30 @@ func disk(events uint64, cost archiver.Cost) uint64 {
 }
 
 // Disk returns about how many bytes of disk the views of all events of an
-// archive take while they are built.
-func Disk(ctx context.Context, archive *archiver.Archive) (uint64, error) {
+// archive take while they are built, less what the leftovers take that are
+// removed before.
+func Disk(ctx context.Context, archive *archiver.Archive, leftovers ...string) (uint64, error) {
 	objects, err := archive.Objects(ctx, 1)
 	if err != nil {
 		return 0, err
 	}
 	_, need, err := measure(ctx, archive, objects)
-	return need, err
+	if err != nil {
+		return 0, err
+	}
+	return without(need, leftovers)
+}
+
+// without returns need less what lies at the paths.
+func without(need uint64, paths []string) (uint64, error) {
+	for _, path := range paths {
+		have, err := sizeOf(path)
+		if err != nil {
+			return 0, err
+		}
+		need -= min(have, need)
+	}
+	return need, nil
 }
 
 // makeRoom asks whether there is room for what is about to be built, before
@@ -61,12 +77,8 @@ func (r *recovery) makeRoom(ctx context.Context, from *Checkpoint) error {
 		path := filepath.Join(r.Dir, p.Name())
 		own = append(own, path, projector.Building(path))
 	}
-	for _, path := range own {
-		have, err := sizeOf(path)
-		if err != nil {
-			return err
-		}
-		need -= min(have, need)
+	if need, err = without(need, own); err != nil {
+		return err
 	}
 	return r.Room(need)
 }

@@ -123,10 +123,7 @@ func (a *app) openReading(ctx context.Context, wal *eventlog.WAL, mode blockstor
 	if err := a.views.CatchUp(catchUp, standing{log}, eventlog.Range{}); err != nil {
 		return err
 	}
-	store, err := a.newStore(log)
-	if err != nil {
-		return err
-	}
+	store := a.newStore(log)
 	store.SetMode(mode, reason)
 	a.mu.Lock()
 	a.reading, a.readStore = log, store

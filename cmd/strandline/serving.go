@@ -67,9 +67,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 		return nil, err
 	}
 	s := &serving{app: a, head: started.Head, first: started.Last, log: log, shipped: make(chan error, 1)}
-	if s.store, err = a.newStore(log); err != nil {
-		return nil, errors.Join(err, log.Close(false))
-	}
+	s.store = a.newStore(log)
 	s.recorder = a.newRecorder(log)
 	s.shipper = &archiver.Shipper{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Shipped: started.Shipped, Logger: a.log}
 	s.indexer = &archiver.Indexer{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Scratch: a.dir.Path("spool"), Logger: a.log}
@@ -82,7 +80,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 }
 
 // newStore is the application on a log, running or only read.
-func (a *app) newStore(log *eventlog.Log) (*blockstore.Store, error) {
+func (a *app) newStore(log *eventlog.Log) *blockstore.Store {
 	acks := map[Ack]blockstore.Ack{AckCommitPoints: blockstore.AckCommitPoints, AckArchived: blockstore.AckArchived, AckCommitted: blockstore.AckCommitted}
 	var views []blockstore.Progress
 	for _, runner := range a.views.runners {

@@ -5,6 +5,7 @@ package blockstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -140,6 +141,24 @@ func (w *world) readAll(r Ref, offset, length int64) ([]byte, error) {
 	return io.ReadAll(body)
 }
 
+// copied reads a part of a block of alice/laptop span by span, after a first
+// read of some bytes, as the REST door does.
+func (w *world) copied(r Ref, offset, length int64) []byte {
+	w.t.Helper()
+	body, err := w.Open(w.t.Context(), laptop, r, offset, length)
+	must(w.t, err)
+	var all bytes.Buffer
+	if _, err := io.CopyN(&all, body, 100); err != io.EOF {
+		must(w.t, err)
+	}
+	_, err = io.Copy(&all, body)
+	must(w.t, errors.Join(err, body.Close()))
+	if _, err := io.Copy(io.Discard, body); length != 0 && !errors.Is(err, errReaderClosed) {
+		w.t.Errorf("copied after Close: %v", err)
+	}
+	return all.Bytes()
+}
+
 func matching(a, b []byte) int {
 	n := 0
 	for n < len(a) && n < len(b) && a[n] == b[n] {
@@ -170,6 +189,9 @@ func TestRangesFromHereAndFromTheArchive(t *testing.T) {
 				must(t, err)
 				if !bytes.Equal(got, want) {
 					t.Fatalf("%d bytes, want %d, %d of them right", len(got), len(want), matching(got, want))
+				}
+				if copied := w.copied(r, rg[0], rg[1]); !bytes.Equal(copied, want) {
+					t.Fatalf("%d bytes were copied, want %d, %d of them right", len(copied), len(want), matching(copied, want))
 				}
 			})
 		}

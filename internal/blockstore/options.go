@@ -29,7 +29,7 @@ type Options struct {
 	MaxBody    int64         // largest body in bytes; 0: 1 GiB
 	Ack        Ack           //
 	AckTimeout time.Duration // for the archive; 0: 50 s, which is under the usual proxy's 60
-	CacheBytes uint64        // for pages read from the archive; 0: 64 MiB
+	CacheBytes uint64        // for pages read from the archive, those on their way included; 0: 64 MiB
 	Logger     *slog.Logger
 	Clock      clockwork.Clock // nil: the machine's
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"sync"
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/projector"
@@ -155,6 +156,9 @@ func (s *Store) openRow(ctx context.Context, row projector.BlockRow, offset uint
 // readSpan is how many bytes are read and verified at once: whole chunks.
 const readSpan = 4 * eventlog.ChunkSize
 
+// spans hold what readers have verified and not handed out yet.
+var spans = sync.Pool{New: func() any { b := make([]byte, readSpan); return &b }}
+
 // blockReader reads a part of a payload, span by span: from this machine's
 // copy, or, when it has none or not the right bytes, from the archive's. It
 // belongs to one goroutine.
@@ -166,8 +170,9 @@ type blockReader struct {
 	release func()      // of local
 	at      uint64      // next byte of the payload to hand out or to read
 	end     uint64
-	ready   []byte // verified bytes from at on
-	buffer  []byte
+	wanted  uint64  // how far the archive is read ahead; 0: it was not asked yet
+	ready   []byte  // verified bytes from at on
+	buffer  *[]byte // of spans; nil before the first and after Close
 	err     error
 }
 
@@ -188,18 +193,47 @@ func (r *blockReader) open() error {
 
 // Read hands out verified bytes.
 func (r *blockReader) Read(p []byte) (int, error) {
-	if len(r.ready) == 0 {
-		if r.err == nil {
-			r.err = r.fill()
-		}
-		if r.err != nil {
-			return 0, r.err
-		}
+	if err := r.await(); err != nil {
+		return 0, err
 	}
 	n := copy(p, r.ready)
+	r.pass(n)
+	return n, nil
+}
+
+// WriteTo hands out all verified bytes that are left, span by span. It spares
+// io.Copy a buffer.
+func (r *blockReader) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		if err := r.await(); err == io.EOF {
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+		n, err := w.Write(r.ready)
+		r.pass(n)
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// await makes sure that bytes are ready.
+func (r *blockReader) await() error {
+	if len(r.ready) > 0 {
+		return nil
+	}
+	if r.err == nil {
+		r.err = r.fill()
+	}
+	return r.err
+}
+
+// pass notes that n of the ready bytes were handed out.
+func (r *blockReader) pass(n int) {
 	r.ready = r.ready[n:]
 	r.at += uint64(n)
-	return n, nil
 }
 
 var errReaderClosed = errors.New("the block's reader is closed")
@@ -208,6 +242,9 @@ var errReaderClosed = errors.New("the block's reader is closed")
 func (r *blockReader) Close() error {
 	if r.release != nil {
 		r.release()
+	}
+	if r.buffer != nil {
+		spans.Put(r.buffer)
 	}
 	r.local, r.release = nil, nil
 	r.err, r.ready, r.buffer = errReaderClosed, nil, nil
@@ -226,9 +263,9 @@ func (r *blockReader) fill() error {
 	last := min(first+readSpan, r.end)
 	last = min(last+(eventlog.ChunkSize-last%eventlog.ChunkSize)%eventlog.ChunkSize, r.place.Length)
 	if r.buffer == nil {
-		r.buffer = make([]byte, last-first)
+		r.buffer = spans.Get().(*[]byte)
 	}
-	span := r.buffer[:last-first]
+	span := (*r.buffer)[:last-first]
 	if err := r.readVerified(first, span); err != nil {
 		return err
 	}
@@ -246,7 +283,10 @@ func (r *blockReader) readVerified(first uint64, span []byte) error {
 		r.s.log.Error("a payload on this machine is damaged; reading the archive's",
 			"ordinal", r.place.Ordinal, "offset", r.place.Offset+first, "err", localErr)
 	}
-	err := r.s.pages.read(r.ctx, r.place, first, span, r.end)
+	if r.wanted == 0 {
+		r.wanted = r.s.pages.follow(r.place, r.at, r.end)
+	}
+	err := r.s.pages.read(r.ctx, r.place, first, span, r.wanted)
 	if errors.Is(err, ErrDamaged) {
 		r.s.pages.noteDamaged(r.place)
 		return errors.Join(err, localErr)

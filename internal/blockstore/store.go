@@ -54,7 +54,7 @@ type Store struct {
 
 // New returns the application, which refuses everything until SetMode. The
 // caller closes it before the log and the views.
-func New(opts Options) (*Store, error) {
+func New(opts Options) *Store {
 	opts.setDefaults()
 	s := &Store{
 		opts: opts, log: opts.Logger,
@@ -66,15 +66,12 @@ func New(opts Options) (*Store, error) {
 		halted: make(chan struct{}),
 	}
 	s.background, s.cancel = context.WithCancel(context.Background())
-	var err error
-	if s.pages, err = newPages(s.background, opts.Archive, opts.Gone, opts.CacheBytes); err != nil {
-		return nil, err
-	}
+	s.pages = newPages(s.background, opts.Archive, opts.Gone, opts.CacheBytes)
 	s.mode.Store(&modeState{mode: Starting, reason: "the server is starting"})
 	for _, view := range opts.Views {
 		s.keepers.Go(func() { s.watch(view) })
 	}
-	return s, nil
+	return s
 }
 
 // watch halts all writes when a view stops.

@@ -267,9 +267,7 @@ func (w *world) openStore() {
 	if opts.Logger == nil {
 		opts.Logger = quiet
 	}
-	var err error
-	w.Store, err = New(opts)
-	must(w.t, err)
+	w.Store = New(opts)
 	appendEvent := w.append
 	w.append = func(ev eventlog.Event, body *eventlog.Body) promise {
 		if hook := w.hook.Load(); hook != nil {

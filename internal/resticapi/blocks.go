@@ -123,7 +123,7 @@ func (a *answer) send(body io.Reader, part byteRange, size int64) error {
 		return fmt.Errorf("send a block: %w", err)
 	}
 	rest := part.length - int64(len(first))
-	n, err := io.CopyBuffer(onlyWriter{a}, io.LimitReader(body, rest), *buffer)
+	n, err := io.CopyBuffer(onlyWriter{a}, body, *buffer)
 	if err == nil && n < rest {
 		err = io.ErrUnexpectedEOF
 	}
@@ -133,5 +133,6 @@ func (a *answer) send(body io.Reader, part byteRange, size int64) error {
 	return nil
 }
 
-// onlyWriter hides everything but Write, so that io.CopyBuffer uses its buffer.
+// onlyWriter hides everything but Write, so that io.CopyBuffer uses its buffer,
+// or lets the body write its own.
 type onlyWriter struct{ io.Writer }

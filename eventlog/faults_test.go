@@ -406,14 +406,14 @@ type gatedPayload struct {
 
 func (f gatedPayload) Sync() error { <-f.gate; return errDisk }
 
-// gatedPayload fails its first sync once the test lets it.
-type gatedPayload struct {
+// failingGate fails its first sync once the test lets it.
+type failingGate struct {
 	payloadFile
 	begun, gate chan struct{}
 	once        *sync.Once
 }
 
-func (g gatedPayload) Sync() (err error) {
+func (g failingGate) Sync() (err error) {
 	failed := false
 	g.once.Do(func() {
 		close(g.begun)
@@ -430,7 +430,7 @@ func (g gatedPayload) Sync() (err error) {
 // is committed, or made an object.
 func TestAFailedSyncOfAFencedLogEndsAllWriting(t *testing.T) {
 	s := newState(t)
-	g := gatedPayload{begun: make(chan struct{}), gate: make(chan struct{}), once: &sync.Once{}}
+	g := failingGate{begun: make(chan struct{}), gate: make(chan struct{}), once: &sync.Once{}}
 	l := s.open(func(o *Options) {
 		o.files = func(dir string) (frameLog, payloadFile, error) {
 			frames, payload, err := createFiles(dir)

@@ -103,6 +103,26 @@ func TestNotEveryOneOfManyHolesIsAskedFor(t *testing.T) {
 	})
 }
 
+func TestAStoreThatFailsDoesNotHideAHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 10, 1)
+		h.Remove(archiver.Shipped(3).Key())
+		h.Remove(archiver.Shipped(7).Key())
+		bucket := buckettest.NewFaulty(h)
+		bucket.Set(buckettest.Hooks{Before: func(_ context.Context, op buckettest.Op, key string) error {
+			if op == buckettest.Head && key == archiver.Shipped(7).Key() {
+				return buckettest.ErrInjected
+			}
+			return nil
+		}})
+		objects, err := open(t, bucket).Objects(t.Context(), 1)
+		var hole *archiver.HoleError
+		if !errors.As(err, &hole) || hole.First != 3 || !hole.More || len(objects) != 2 {
+			t.Errorf("%d objects, %v", len(objects), err)
+		}
+	})
+}
+
 func TestTheVeryLastObjectsThatNothingNamesVanishWithoutTrace(t *testing.T) {
 	h := newHistory(t, 10, 1)
 	h.Remove(archiver.Shipped(10).Key())

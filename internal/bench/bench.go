@@ -82,7 +82,7 @@ func Standard(duration time.Duration) []Load {
 	parts := loads[len(loads)-1]
 	parts.Op, parts.MaxOps = OpRange, 200_000
 	small, large := loads[0], loads[len(loads)-3]
-	large.MaxOps = 480
+	large.MaxOps = 160 * int(max(duration/time.Second, 1)) // more than any peer stores
 	small.Beside = &large
 	return append(loads, parts, small,
 		Load{Op: OpList, Size: 1 << 10, Clients: 4, Lock: true, Duration: duration, MaxOps: 100_000, Stored: 5000},

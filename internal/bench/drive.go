@@ -83,14 +83,20 @@ func (d *driver) measureBeside(ctx context.Context, instance *Instance) (Result,
 	ended := make(chan Result)
 	go func() { ended <- other.measure(ctx) }()
 	result := d.measure(ctx)
-	for _, beside := range []Result{alone, <-ended} {
-		result.Errors += beside.Errors
-		result.FirstError = cmp.Or(result.FirstError, beside.FirstError)
+	beside := <-ended
+	for _, other := range []Result{alone, beside} {
+		result.Errors += other.Errors
+		result.FirstError = cmp.Or(result.FirstError, other.FirstError)
 	}
-	if result.Ops == 0 && ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil:
+		return result, ctx.Err()
+	case result.Ops+result.Errors == 0:
 		return result, fmt.Errorf("%d operations were not enough for %s", most, duration)
+	case beside.Elapsed < result.Elapsed/2:
+		return result, fmt.Errorf("%s ended after %s of %s", d.load.Beside, beside.Elapsed, result.Elapsed)
 	}
-	return result, ctx.Err()
+	return result, nil
 }
 
 // names is how many different blocks the load can come to store.

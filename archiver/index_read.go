@@ -98,7 +98,10 @@ func (a *Archive) openIndex(ctx context.Context, revisions []IndexInfo) (*runInd
 		if err == nil {
 			return x, nil
 		}
-		if !errors.Is(err, ErrIndexUnusable) && !errors.Is(err, ErrNotFound) {
+		if errors.Is(err, ErrNotFound) {
+			err = unusable("it was listed, and is gone: %w", err)
+		}
+		if !errors.Is(err, ErrIndexUnusable) {
 			return nil, err
 		}
 		a.warnOfIndex(info, err)
@@ -169,11 +172,16 @@ func (a *Archive) copyOf(ctx context.Context, object ObjectInfo) (*eventlog.Trai
 		a.warnOfIndex(x.info, err)
 		return nil, nil, err
 	}
-	if x.body != nil {
-		return entry.trailer, x.footer(entry), nil
-	}
-	stored, err := readAll(ctx, a.bucket, x.info.Key(), entry.offset, int64(entry.trailer.FooterSize))
+	stored, err := a.storedFooter(ctx, x, entry)
 	return entry.trailer, stored, err
+}
+
+// storedFooter returns the footer of entry, as stored.
+func (a *Archive) storedFooter(ctx context.Context, x *runIndex, entry *indexEntry) ([]byte, error) {
+	if x.body != nil {
+		return x.footer(entry), nil
+	}
+	return readAll(ctx, a.bucket, x.info.Key(), entry.offset, int64(entry.trailer.FooterSize))
 }
 
 // SetLogger makes log hear of what is wrong and was helped: slog.Default() does

@@ -3,6 +3,7 @@
 package archiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,53 @@ func (a *Archive) VerifyIndex(ctx context.Context, fromOrdinal uint64, each func
 		}
 		return each(report)
 	})
+}
+
+// ConfirmIndex holds what index objects say of the events after the one and up
+// to the other against the objects themselves: a read of a trailer for each. It
+// is for events of which nothing else proves that they were read right. An
+// index object that says something else is an ErrIndexUnusable; one that
+// a reader would not use, and an object of which only its index object tells,
+// are passed over.
+func (a *Archive) ConfirmIndex(ctx context.Context, after, upto eventlog.Seq) error {
+	if after >= upto {
+		return nil
+	}
+	objects, indexes, err := a.seek(ctx, after+1)
+	if err != nil {
+		return err
+	}
+	for _, run := range runsOf(objects, indexes, 1) {
+		x, err := a.openIndex(ctx, run.indexes)
+		if err == nil {
+			err = x.matches(run.objects)
+		}
+		if errors.Is(err, ErrIndexUnusable) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		first := run.objects[0].First - x.entries[0].object.First
+		entries := x.entries[first : first+uint64(len(run.objects))]
+		if entries[0].trailer.First > upto {
+			return nil
+		}
+		_, err = a.confirm(ctx, entries, func(entry *indexEntry) error {
+			stored, err := a.storedFooter(ctx, x, entry)
+			if err == nil {
+				_, err = openContents(entry.trailer, stored, true)
+			}
+			if errors.Is(err, eventlog.ErrObjectDamaged) {
+				return nil // what does not decode was read from the object
+			}
+			return cmp.Or(err, unusable("of %v it says something else than the object itself", entry.object))
+		})
+		if err != nil {
+			return fmt.Errorf("%v: %w", x.info, err)
+		}
+	}
+	return nil
 }
 
 // RebuildIndex does what VerifyIndex does and writes the index objects that

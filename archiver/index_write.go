@@ -177,21 +177,30 @@ func (a *Archive) checkIndex(ctx context.Context, info IndexInfo, objects []Obje
 	if err != nil {
 		return nil, err
 	}
-	trailer := func(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, error) {
-		t, err := a.ownTrailer(ctx, object)
+	return a.confirm(ctx, x.entries, func(entry *indexEntry) error {
+		return unusable("%v says something else of itself", entry.object)
+	})
+}
+
+// confirm holds entries of an index object against the trailer that each
+// object has, and calls differs for those that are not equal. damaged are the
+// objects whose own is damaged.
+func (a *Archive) confirm(ctx context.Context, entries []indexEntry, differs func(*indexEntry) error) (damaged []ObjectInfo, err error) {
+	trailer := func(ctx context.Context, entry indexEntry) (*eventlog.Trailer, error) {
+		t, err := a.ownTrailer(ctx, entry.object)
 		if errors.Is(err, eventlog.ErrObjectDamaged) {
 			return nil, nil
 		}
 		return t, err
 	}
 	i := 0
-	err = inOrder(ctx, objects, readsAhead, trailer, func(own *eventlog.Trailer) error {
-		entry := &x.entries[i]
+	err = inOrder(ctx, entries, readsAhead, trailer, func(own *eventlog.Trailer) error {
+		entry := &entries[i]
 		i++
 		if own == nil {
 			damaged = append(damaged, entry.object)
 		} else if *own != *entry.trailer {
-			return unusable("%v says something else of itself", entry.object)
+			return differs(entry)
 		}
 		return nil
 	})

@@ -78,7 +78,7 @@ func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, indexes [
 	defer cancel()
 	r.running.Go(func() {
 		defer close(r.queue)
-		r.dispatch(ctx, runsOf(objects, indexes))
+		r.dispatch(ctx, runsOf(objects, indexes, indexWorth))
 	})
 	for m := range r.queue {
 		<-m.done
@@ -102,8 +102,8 @@ type runObjects struct {
 }
 
 // runsOf cuts objects into runs, and finds the index objects of those of which
-// enough is to be read.
-func runsOf(objects []ObjectInfo, indexes []IndexInfo) []*runObjects {
+// there are at least worth.
+func runsOf(objects []ObjectInfo, indexes []IndexInfo, worth int) []*runObjects {
 	var runs []*runObjects
 	for len(objects) > 0 {
 		number, n := runOf(objects[0].First), 1
@@ -112,7 +112,7 @@ func runsOf(objects []ObjectInfo, indexes []IndexInfo) []*runObjects {
 		}
 		run := &runObjects{objects: objects[:n:n]}
 		for len(indexes) > 0 && indexes[0].Run <= number {
-			if indexes[0].Run == number && n >= indexWorth {
+			if indexes[0].Run == number && n >= worth {
 				run.indexes = append(run.indexes, indexes[0])
 			}
 			indexes = indexes[1:]

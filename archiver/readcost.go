@@ -69,7 +69,7 @@ func (a *Archive) Cost(ctx context.Context, objects []ObjectInfo) (Cost, error) 
 	}
 	var cost Cost
 	var single []ObjectInfo
-	for _, run := range runsOf(objects, indexes) {
+	for _, run := range runsOf(objects, indexes, indexWorth) {
 		if len(run.indexes) == 0 {
 			single = append(single, run.objects...)
 			continue

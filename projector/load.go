@@ -57,7 +57,8 @@ type Loaded struct {
 	Digest   Digest // kept sum, see View.Recompute
 	Compared uint64 // recorded digests, and equal
 	Skipped  uint64
-	Runs     int // sorted runs that were merged; 0: looked up
+	Proven   eventlog.Seq // as of which a recorded digest was last compared, and equal; 0: none was
+	Runs     int          // sorted runs that were merged; 0: looked up
 }
 
 // Building returns where a Load builds the view that goes to path.
@@ -120,7 +121,7 @@ func (l *Load) finished(p Projector, path string) (done *Loaded, err error) {
 }
 
 func loaded(p Projector, s state, runs int) *Loaded {
-	return &Loaded{View: p.Name(), Position: s.position, Time: s.time, Digest: s.digest, Compared: s.compared, Skipped: s.skipped, Runs: runs}
+	return &Loaded{View: p.Name(), Position: s.position, Time: s.time, Digest: s.digest, Compared: s.compared, Skipped: s.skipped, Proven: s.proven, Runs: runs}
 }
 
 // site is where a view is built.

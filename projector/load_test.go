@@ -79,6 +79,9 @@ func checkLoaded(t *testing.T, l *projector.Load, log *modeltest.Log, live *view
 		if c, s := pair[1].Recorded(); c != compared || s != skipped {
 			t.Errorf("the %s view compared %d and skipped %d, live %d and %d", pair[0].Name(), c, s, compared, skipped)
 		}
+		if p := pair[1].Proven(); p != pair[0].Proven() || (p == 0) != (compared == 0) || p > pair[1].Position() {
+			t.Errorf("the %s view is proven up to %s, live %s, with %d digests compared", pair[0].Name(), p, pair[0].Proven(), compared)
+		}
 		seq, digest, err := pair[1].Recompute(t.Context())
 		if s, d := pair[1].Digest(); err != nil || s != seq || d != digest {
 			t.Errorf("the %s view's rows make %s at %s (%v), it says %s at %s", pair[0].Name(), digest, seq, err, d, s)
@@ -133,7 +136,7 @@ func TestLoadedViewsAreTheLiveOnes(t *testing.T) {
 				for i, view := range []*projector.View{live.machines.View, live.blocks.View} {
 					seq, digest := view.Digest()
 					compared, skipped := view.Recorded()
-					want := projector.Loaded{View: view.Name(), Position: seq, Time: view.LastTime().UnixNano(), Digest: digest, Compared: compared, Skipped: skipped, Runs: done[i].Runs}
+					want := projector.Loaded{View: view.Name(), Position: seq, Time: view.LastTime().UnixNano(), Digest: digest, Compared: compared, Skipped: skipped, Proven: view.Proven(), Runs: done[i].Runs}
 					if done[i] != want {
 						t.Errorf("it says %+v, want %+v", done[i], want)
 					}

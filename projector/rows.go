@@ -57,12 +57,13 @@ type state struct {
 	keptSum  Digest       // the digest as of kept
 	compared uint64       // recorded digests that were compared, and equal
 	skipped  uint64       // recorded digests that could not be compared
+	proven   eventlog.Seq // as of which one was last equal; 0: none was
 }
 
 // stateFormat is the version of everything in this file.
-const stateFormat = 1
+const stateFormat = 2
 
-const stateSize = 8 + 8 + 32 + 8 + 32 + 8 + 8
+const stateSize = 8 + 8 + 32 + 8 + 32 + 8 + 8 + 8
 
 func (s *state) append(b []byte, name string, version uint32) []byte {
 	b = append(b, stateFormat, byte(len(name)))
@@ -74,7 +75,8 @@ func (s *state) append(b []byte, name string, version uint32) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.kept))
 	b = append(b, s.keptSum[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.compared)
-	return binary.BigEndian.AppendUint64(b, s.skipped)
+	b = binary.BigEndian.AppendUint64(b, s.skipped)
+	return binary.BigEndian.AppendUint64(b, uint64(s.proven))
 }
 
 // decode reads what append wrote. Anything else, another view's or another
@@ -96,5 +98,6 @@ func (s *state) decode(raw []byte, name string, version uint32) error {
 	copy(s.keptSum[:], raw[56:])
 	s.compared = binary.BigEndian.Uint64(raw[88:])
 	s.skipped = binary.BigEndian.Uint64(raw[96:])
+	s.proven = eventlog.Seq(binary.BigEndian.Uint64(raw[104:]))
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func TestAStateReadsBackAsItWasWritten(t *testing.T) {
-	want := state{position: 1<<32 | 7, time: -5, digest: Digest{1, 31: 2}, kept: 1<<32 | 3, keptSum: Digest{3}, compared: 4, skipped: 5}
+	want := state{position: 1<<32 | 7, time: -5, digest: Digest{1, 31: 2}, kept: 1<<32 | 3, keptSum: Digest{3}, compared: 4, skipped: 5, proven: 1<<32 | 2}
 	raw := want.append(nil, "block", 3)
 	var got state
 	if err := got.decode(raw, "block", 3); err != nil || got != want {

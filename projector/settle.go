@@ -213,6 +213,7 @@ func (s *storeSink) compareOne(entry *eventlog.Entry, view *eventlog.ViewState, 
 		return digestViolation(s.projector, entry, view.AsOf, view.Digest, ours)
 	}
 	s.state.compared++
+	s.state.proven = view.AsOf
 	return nil
 }
 

@@ -237,6 +237,7 @@ func (v *sorted) conclusion(deltas []sum) (*state, *brokenRow) {
 				return nil, &brokenRow{v.projector.Name(), m.Seq, RuleDigest, digestText(claim.AsOf, claim.Digest, ours)}
 			}
 			at.compared++
+			at.proven = claim.AsOf
 		}
 		at.skipped += m.Skipped
 		at.kept, at.keptSum = m.Seq, now.digest()

@@ -171,6 +171,10 @@ func (v *View) Recorded() (compared, skipped uint64) {
 	return s.compared, s.skipped
 }
 
+// Proven returns as of which seq a recorded digest was last compared, and
+// equal; 0 when none was.
+func (v *View) Proven() eventlog.Seq { return v.committed().proven }
+
 // Checkpoint makes a copy of the view, as it is now, in dir, which must not
 // exist.
 func (v *View) Checkpoint(dir string) error {

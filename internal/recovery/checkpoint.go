@@ -174,7 +174,11 @@ func (r *recovery) fromCheckpoint(ctx context.Context, c Checkpoint) error {
 	if err := r.projectTail(ctx); err != nil {
 		return err
 	}
-	return r.verify(ctx)
+	err := r.verify(ctx)
+	if errors.Is(err, archiver.ErrIndexUnusable) {
+		return fmt.Errorf("%w: %w", errElsewhere, err)
+	}
+	return err
 }
 
 // restore puts the views of c in their place, and checks that the log has the
@@ -279,7 +283,7 @@ func (r *recovery) projectTail(ctx context.Context) (err error) {
 		position, digest := view.Digest()
 		compared, skipped := view.Recorded()
 		r.result.Views = append(r.result.Views, projector.Loaded{View: view.Name(), Position: position, Time: view.LastTime().UnixNano(),
-			Digest: digest, Compared: compared, Skipped: skipped})
+			Digest: digest, Compared: compared, Skipped: skipped, Proven: view.Proven()})
 	}
 	return nil
 }

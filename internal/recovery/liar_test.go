@@ -66,8 +66,8 @@ func (w *world) lie(ordinal uint64, raw []byte, decodable bool) bool {
 }
 
 // lieAboutALength makes the index object say of a stored block that it is of
-// another length.
-func (w *world) lieAboutALength(rng *rand.Rand) {
+// another length. It returns that block's ordinal.
+func (w *world) lieAboutALength(rng *rand.Rand) uint64 {
 	w.t.Helper()
 	entries := w.history.Log.Entries()
 	for range 100_000 {
@@ -79,10 +79,11 @@ func (w *world) lieAboutALength(rng *rand.Rand) {
 		event.Length += 1 + rng.Uint64N(event.Length/2)
 		told := eventlog.Entry{Event: event, Raw: eventlog.AppendEvent(nil, &event)}
 		if w.lie(ordinal, eventlog.AppendFooter(nil, []eventlog.Entry{told}, nil, 0), true) {
-			return
+			return ordinal
 		}
 	}
 	w.t.Fatal("no length can be lied about")
+	return 0
 }
 
 // lieWithGarbage changes one bit of one event in the index object, so that it
@@ -156,6 +157,60 @@ func TestAnIndexObjectThatLiesAboutAnEventIsNeverBelievedToTheEnd(t *testing.T) 
 		result, err = Run(t.Context(), w.options("anew"))
 		must(t, err)
 		w.check("anew", result)
+	}
+}
+
+// What comes after the last digest is proven by nothing that the log recorded:
+// the objects themselves are asked about it.
+func TestAnIndexObjectThatLiesAboutTheLastEventsIsNotBelieved(t *testing.T) {
+	begun := map[bool]int{}
+	for seed := range max(2, seeds(8)) {
+		w, s := newShelvedWorld(t, 6200+seed, 550)
+		w.apart()
+		ordinal := w.lieAboutALength(rand.New(rand.NewPCG(seed, 3)))
+		until := w.history.Log.Entries()[ordinal-1].Event.Seq
+		whole, lying := archiver.At(w.bucket, logID), w.bucket.Clone()
+		must(t, whole.RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error { return r.Err }))
+		rebuilt := w.bucket
+		for _, c := range append([]Checkpoint{{}}, s.taken...) {
+			if c.Seq >= until {
+				continue
+			}
+			begun[c.Seq > 0]++
+			w.bucket = lying
+			opts := w.options("new" + c.Name)
+			opts.Archive.SetLogger(quiet)
+			opts.Until = until
+			if c.Seq > 0 {
+				opts.Checkpoints = &shelf{engine: w.engine, taken: []Checkpoint{c}}
+			}
+			result, err := Run(t.Context(), opts)
+			if !errors.Is(err, eventlog.ErrDamaged) || !strings.Contains(err.Error(), "strandline index rebuild") {
+				t.Fatalf("seed %d, from %s up to the event lied about: %v, %+v", seed, c.Seq, err, result)
+			}
+			w.bucket = rebuilt
+			opts.Archive = w.options("").Archive
+			result, err = Run(t.Context(), opts)
+			if err != nil {
+				t.Errorf("seed %d, from %s with a right index object: %v", seed, c.Seq, err)
+				continue
+			}
+			if (result.Checkpoint != nil) != (c.Seq > 0) || len(result.Fallbacks) > 0 {
+				t.Errorf("seed %d: from %+v, passed over %+v", seed, result.Checkpoint, result.Fallbacks)
+			}
+			anew := w.options("anew" + c.Name)
+			anew.Until = until
+			told, err := Run(t.Context(), anew)
+			must(t, err)
+			for i, view := range result.Views {
+				if view.Digest != told.Views[i].Digest {
+					t.Errorf("seed %d, from %s: gone on with what the lie had built of the %s view", seed, c.Seq, view.View)
+				}
+			}
+		}
+	}
+	if begun[true] == 0 || begun[false] == 0 {
+		t.Errorf("begun from checkpoints: %v", begun)
 	}
 }
 

@@ -329,7 +329,32 @@ func (r *recovery) verify(ctx context.Context) error {
 	for i, p := range r.Projectors {
 		errs = append(errs, r.verifyView(ctx, p, &r.result.Views[i]))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.confirm(ctx)
+}
+
+// confirm holds the index objects that events were read from after the last
+// digest that proves them against the objects themselves.
+func (r *recovery) confirm(ctx context.Context) error {
+	proven := r.inputs.Upto
+	for i := range r.result.Views {
+		proven = min(proven, r.result.Views[i].Proven)
+	}
+	if from := r.beginning.From; from != nil {
+		proven = max(proven, from.Seq) // what it has was not read
+	}
+	err := r.Archive.ConfirmIndex(ctx, proven, r.inputs.Upto)
+	if !errors.Is(err, archiver.ErrIndexUnusable) {
+		return err
+	}
+	// A crash before the views are gone leaves such as are confirmed once more;
+	// after it the next run builds them anew.
+	r.beginning.From = nil
+	err = fmt.Errorf("%w: what was recovered came in part from an index object that lies: %w; "+
+		"`strandline index rebuild` writes a right one, after that recover again", eventlog.ErrDamaged, err)
+	return errors.Join(err, writeNote(r.beginningPath(), &r.beginning), r.clear())
 }
 
 func (r *recovery) verifyView(ctx context.Context, p projector.Projector, built *projector.Loaded) (err error) {

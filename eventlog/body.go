@@ -324,6 +324,18 @@ func (b *Body) writeTo(w io.Writer) error {
 	return err
 }
 
+// carried returns the bytes of a body that its frame is to carry; nil when it
+// is too large for that, or spooled. They are b's until Release.
+func (b *Body) carried() []byte {
+	switch {
+	case b == nil || b.Length > maxCarried || b.spool != nil:
+		return nil
+	case len(b.pooled) > 0: // one is more than it needs
+		return b.pooled[0][:b.Length]
+	}
+	return b.small
+}
+
 // Release gives the body's memory and its room on the disk back; it may be
 // called more than once.
 func (b *Body) Release() {

@@ -63,8 +63,9 @@ func (c *committer) step(p *part) error {
 	return c.commit(p)
 }
 
-// commit makes a batch durable: its payload bytes are written, and synced
-// here, before any frame names them; then the frames, with fsync.
+// commit makes a batch durable: its payload bytes are written, and those that
+// no frame carries are synced, before any frame names them; then the frames,
+// with fsync.
 func (c *committer) commit(p *part) error {
 	began := time.Now()
 	if err := p.sync(); err != nil {
@@ -72,7 +73,7 @@ func (c *committer) commit(p *part) error {
 	}
 	synced := time.Now()
 	entries := p.entries()
-	c.addFrames(p.gen, entries)
+	c.addFrames(p, entries)
 	if err := p.gen.sync(); err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (c *committer) commit(p *part) error {
 }
 
 func (c *committer) observe(p *part, payload, frames time.Duration) {
-	if p.size == 0 {
+	if p.apart() == 0 {
 		payload = 0
 	}
 	c.l.opts.Observer.Synced(payload, frames)
@@ -95,13 +96,14 @@ func (c *committer) observe(p *part, payload, frames time.Duration) {
 }
 
 // addFrames encodes the events into the generation's batch of frames.
-func (c *committer) addFrames(gen *openGeneration, entries []Entry) {
+func (c *committer) addFrames(p *part, entries []Entry) {
 	durable, _ := c.l.Committed() // everything committed is durable
 	for i := range entries {
 		e := &entries[i]
-		c.scratch = gen.addFrame(c.scratch, &frame{
+		c.scratch = p.gen.addFrame(c.scratch, &frame{
 			flags: frameEvent, seq: e.Event.Seq, durable: durable,
 			offset: e.Placement.Offset, length: e.Placement.Length, body: e.Raw, sums: e.Placement.Sums,
+			payload: p.accepted[i].body.carried(),
 		})
 	}
 }
@@ -109,6 +111,7 @@ func (c *committer) addFrames(gen *openGeneration, entries []Entry) {
 // publish makes committed entries visible and resolves their promises.
 func (c *committer) publish(p *part, entries []Entry) {
 	l, last := c.l, &entries[len(entries)-1].Event
+	l.limits.carried(int64(p.carried))
 	l.limits.committed(int64(p.size) + int64(p.metadata))
 	l.mu.Lock()
 	p.gen.extend(entries)

@@ -13,7 +13,7 @@ import (
 // All numbers are little-endian:
 //
 //	0   4  magic "SLfr"
-//	4   1  version, 1
+//	4   1  version, 1; 2 when the frame carries its payload
 //	5   1  flags: exactly one of event 1, seal 2, head 4
 //	6   2  zero
 //	8   8  seq (event: its own; seal: of the last event; head: of the first)
@@ -24,7 +24,11 @@ import (
 //	44  4  length of the whole frame
 //	48  n  body
 //	    m  CRC32C of each 64 KiB of the payload, 4 bytes each
+//	    p  version 2: the payload
 //	    4  CRC32C of everything before
+//
+// A small payload is carried, so that it is durable with its frame and its
+// commit does not wait until the payload file is synced; it stands there too.
 //
 // Zero bytes never parse (magic), merged or split entries never parse (the
 // frame's length must be the entry's), and a frame of another place never
@@ -32,12 +36,17 @@ import (
 const (
 	frameMagic   = "SLfr"
 	frameVersion = 1
+	frameCarries = 2 // the version of frames that carry their payload
 	frameHeader  = 48
 	frameTrailer = 4
 
 	frameEvent = 1
 	frameSeal  = 2
 	frameHead  = 4
+
+	// maxCarried is the largest payload that a frame carries: a frame's bytes stay
+	// in memory while its generation is open.
+	maxCarried = 16 << 10
 
 	// MaxPayload bounds one block's bytes, and with them the checksums that a
 	// frame carries.
@@ -60,14 +69,24 @@ type frame struct {
 	length  uint64
 	body    []byte
 	sums    []byte
+	payload []byte // when the frame carries it
 }
 
-func (f *frame) size() int { return frameHeader + len(f.body) + len(f.sums) + frameTrailer }
+func (f *frame) size() int {
+	return frameHeader + len(f.body) + len(f.sums) + len(f.payload) + frameTrailer
+}
+
+func (f *frame) version() byte {
+	if len(f.payload) > 0 {
+		return frameCarries
+	}
+	return frameVersion
+}
 
 func appendFrame(b []byte, f *frame) []byte {
 	start := len(b)
 	b = append(b, frameMagic...)
-	b = append(b, frameVersion, f.flags, 0, 0)
+	b = append(b, f.version(), f.flags, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, uint64(f.seq))
 	b = binary.LittleEndian.AppendUint64(b, uint64(f.durable))
 	b = binary.LittleEndian.AppendUint64(b, f.offset)
@@ -76,11 +95,12 @@ func appendFrame(b []byte, f *frame) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(f.size()))
 	b = append(b, f.body...)
 	b = append(b, f.sums...)
+	b = append(b, f.payload...)
 	return binary.LittleEndian.AppendUint32(b, Checksum(b[start:]))
 }
 
-// decodeFrame reads the frame that is exactly b; body and sums share its
-// memory.
+// decodeFrame reads the frame that is exactly b; body, sums and payload share
+// its memory.
 func decodeFrame(b []byte) (frame, error) {
 	var f frame
 	if len(b) < frameHeader+frameTrailer || len(b) > maxFrame {
@@ -93,8 +113,8 @@ func decodeFrame(b []byte) (frame, error) {
 	if got := Checksum(b[:len(b)-frameTrailer]); got != sum {
 		return f, fmt.Errorf("%w: CRC32C %08x, stated %08x", errFrame, got, sum)
 	}
-	if b[4] != frameVersion {
-		return f, fmt.Errorf("%w: version %d, this build reads %d", errFrameVersion, b[4], frameVersion)
+	if b[4] != frameVersion && b[4] != frameCarries {
+		return f, fmt.Errorf("%w: version %d, this build reads %d and %d", errFrameVersion, b[4], frameVersion, frameCarries)
 	}
 	f = frame{
 		flags: b[5], seq: Seq(binary.LittleEndian.Uint64(b[8:])), durable: Seq(binary.LittleEndian.Uint64(b[16:])),
@@ -104,12 +124,22 @@ func decodeFrame(b []byte) (frame, error) {
 	if f.length > MaxPayload || body > MaxEvent {
 		return f, fmt.Errorf("%w: payload of %d and event of %d bytes, over the limits", errFrame, f.length, body)
 	}
-	want := frameHeader + body + 4*Chunks(f.length) + frameTrailer
+	sums := 4 * Chunks(f.length)
+	want := frameHeader + body + sums + frameTrailer
+	if b[4] == frameCarries {
+		if f.length == 0 || f.length > maxCarried {
+			return f, fmt.Errorf("%w: it carries a payload of %d bytes", errFrame, f.length)
+		}
+		want += f.length
+	}
 	if uint64(len(b)) != want || uint64(binary.LittleEndian.Uint32(b[44:])) != want {
 		return f, fmt.Errorf("%w: %d bytes, its fields make %d", errFrame, len(b), want)
 	}
 	f.body = b[frameHeader : frameHeader+body : frameHeader+body]
-	f.sums = b[frameHeader+body : len(b)-frameTrailer]
+	f.sums = b[frameHeader+body:][:sums:sums]
+	if b[4] == frameCarries {
+		f.payload = b[frameHeader+body+sums:][:f.length:f.length]
+	}
 	return f, f.check(b)
 }
 
@@ -121,6 +151,8 @@ func (f *frame) check(b []byte) error {
 		return fmt.Errorf("%w: flags %02x", errFrame, f.flags)
 	case !f.seq.Valid():
 		return fmt.Errorf("%w: seq %s", errFrame, f.seq)
+	case f.flags != frameEvent && len(f.payload) > 0:
+		return fmt.Errorf("%w: a payload is carried with flags %02x", errFrame, f.flags)
 	case f.flags == frameSeal && (len(f.body) > 0 || f.length > 0):
 		return fmt.Errorf("%w: a seal with content", errFrame)
 	case f.flags == frameHead && len(f.body) != headSize:

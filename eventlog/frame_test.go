@@ -22,6 +22,7 @@ func frameSamples() map[string]frame {
 	return map[string]frame{
 		"event":              {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 1, body: AppendEvent(nil, &ev)},
 		"event with payload": {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: ChunkSize + 1, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4, 5, 6, 7, 8}},
+		"event that carries": {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: 5, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4}, payload: []byte("bytes")},
 		"head":               {flags: frameHead, seq: ev.Seq, durable: MakeSeq(6, 9), body: appendHead(nil, &head)},
 		"seal":               {flags: frameSeal, seq: ev.Seq, durable: ev.Seq},
 		"the last seq":       {flags: frameSeal, seq: MakeSeq(1<<32-1, 1<<32-1), durable: MakeSeq(1, 1)},
@@ -37,7 +38,7 @@ func TestAFrameComesBackAsItWas(t *testing.T) {
 			continue
 		}
 		if got.flags != want.flags || got.seq != want.seq || got.durable != want.durable || got.offset != want.offset ||
-			got.length != want.length || !bytes.Equal(got.body, want.body) || !bytes.Equal(got.sums, want.sums) || len(raw) != want.size() {
+			got.length != want.length || !bytes.Equal(got.body, want.body) || !bytes.Equal(got.sums, want.sums) || !bytes.Equal(got.payload, want.payload) || len(raw) != want.size() {
 			t.Errorf("%s came back as %+v", name, got)
 		}
 	}
@@ -46,7 +47,7 @@ func TestAFrameComesBackAsItWas(t *testing.T) {
 func TestAFrameGoldens(t *testing.T) {
 	var text bytes.Buffer
 	samples := frameSamples()
-	for _, name := range []string{"event", "event with payload", "head", "seal", "the last seq"} {
+	for _, name := range []string{"event", "event with payload", "event that carries", "head", "seal", "the last seq"} {
 		f := samples[name]
 		fmt.Fprintf(&text, "%s\n%s\n", name, hex.Dump(appendFrame(nil, &f)))
 	}
@@ -65,7 +66,7 @@ func patched(f frame, at int, b ...byte) []byte {
 
 func TestWhatIsNoFrameIsRefused(t *testing.T) {
 	samples := frameSamples()
-	seal, event := samples["seal"], samples["event"]
+	seal, event, apart, carries := samples["seal"], samples["event"], samples["event with payload"], samples["event that carries"]
 	tests := []struct {
 		name string
 		raw  []byte
@@ -74,7 +75,12 @@ func TestWhatIsNoFrameIsRefused(t *testing.T) {
 		{"nothing", nil, errFrame},
 		{"zeros", make([]byte, 100), errFrame},
 		{"another magic", patched(seal, 0, 'X'), errFrame},
-		{"the next version", patched(seal, 4, frameVersion+1), errFrameVersion},
+		{"the next version", patched(seal, 4, frameCarries+1), errFrameVersion},
+		{"a seal that carries", patched(seal, 4, frameCarries), errFrame},
+		{"a head that carries", patched(carries, 5, frameHead), errFrame},
+		{"a payload that is said to be carried", patched(apart, 4, frameCarries), errFrame},
+		{"a payload that is not said to be carried", patched(carries, 4, frameVersion), errFrame},
+		{"a carried payload of another length", patched(carries, 32, 6), errFrame},
 		{"no flag", patched(seal, 5, 0), errFrame},
 		{"two flags", patched(seal, 5, frameSeal|frameEvent), errFrame},
 		{"reserved bytes", patched(seal, 6, 1), errFrame},
@@ -169,7 +175,14 @@ func TestAGenerationGoldens(t *testing.T) {
 
 func TestAGoldenGenerationIsReadWithoutItsTrailer(t *testing.T) {
 	_, payload := goldenGeneration(t)
-	text, err := os.ReadFile(filepath.Join("testdata", "generation.hex"))
+	for _, name := range []string{"generation.hex", "generation-apart.hex"} { // written before frames carried anything
+		t.Run(name, func(t *testing.T) { readGolden(t, name, payload) })
+	}
+}
+
+func readGolden(t *testing.T, name string, payload []byte) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
 	must(t, err)
 	dump, _, _ := strings.Cut(strings.TrimPrefix(string(text), segmentName+"\n"), payloadName)
 	var segment []byte

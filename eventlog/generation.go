@@ -25,7 +25,8 @@ type Generation struct {
 	// Trailer is that of the closed generation's object; nil while it is open.
 	Trailer *Trailer
 
-	dir string
+	dir     string
+	carried carried // of one that was left unclosed
 
 	mu      sync.Mutex
 	first   Seq      // owned by mu; 0 before the first event
@@ -206,9 +207,9 @@ func (g *Generation) gone() bool {
 	return g.dropped
 }
 
-// acquire returns the payload file for reading, false when the generation's
+// acquire returns the payloads for reading, false when the generation's
 // directory is gone. Each success wants a release.
-func (g *Generation) acquire() (*os.File, bool, error) {
+func (g *Generation) acquire() (io.ReaderAt, bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.dropped {
@@ -222,7 +223,16 @@ func (g *Generation) acquire() (*os.File, bool, error) {
 		g.file = f
 	}
 	g.readers++
-	return g.file, true, nil
+	return g.payloads(g.file), true, nil
+}
+
+// payloads is file, with the payloads that frames carry in their places: they
+// are durable there, whatever file holds.
+func (g *Generation) payloads(file io.ReaderAt) io.ReaderAt {
+	if len(g.carried) == 0 {
+		return file
+	}
+	return &carriedPayloads{file, g.carried}
 }
 
 func (g *Generation) release() {

@@ -95,6 +95,13 @@ func (l *limits) diskLocked() (free, total int64, err error) {
 
 const askDisk = 50 * time.Millisecond
 
+// carried takes in n bytes of payload that lie in frames as well.
+func (l *limits) carried(n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.room -= n
+}
+
 func (l *limits) committed(n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

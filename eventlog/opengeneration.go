@@ -50,6 +50,7 @@ type openGeneration struct {
 	batched int    // bytes in batch
 	index   uint64 // of the last entry in frames
 	events  int    // committed
+	carries bool   // frames carry payloads, which in payload are not synced
 }
 
 // payloadDisk is a payload file on disk. Its Sync leaves out what reading it
@@ -131,6 +132,7 @@ func (g *openGeneration) addFrame(scratch []byte, f *frame) []byte {
 	}
 	g.index++
 	g.batched += f.size()
+	g.carries = g.carries || len(f.payload) > 0
 	scratch = appendFrame(scratch[:0], f)
 	g.batch.Write(g.index, scratch) // copies
 	return scratch
@@ -158,10 +160,18 @@ const keptBatch = 4 << 20
 //
 // A crash before the last sync leaves an unclosed generation, whose events
 // are all in its frames: the next start writes it again under a new attempt.
-// After it the file is the object and never changes.
+// After it the file is the object and never changes. A trailer that is there
+// without that sync says nothing but the truth either: what stands before it
+// was synced before it was written.
 func (g *openGeneration) close(now time.Time) error {
 	trailer, tail := g.metadata(now)
-	_, err := g.payload.Write(tail)
+	var err error
+	if g.carries {
+		err = g.payload.Sync()
+	}
+	if err == nil {
+		_, err = g.payload.Write(tail)
+	}
 	if err == nil {
 		err = errors.Join(g.payload.Sync(), durable.SyncDir(g.dir))
 	}

@@ -14,9 +14,9 @@ import (
 const (
 	batchEvents = 4096
 	batchBytes  = 16 << 20
-	// partMetadata bounds the bytes of frames that one sync writes; what is
-	// over it by one event still fits into maxTorn and into a footer.
-	partMetadata = 16 << 20
+	// partFrames bounds the bytes of frames that one sync writes; what is over it
+	// by one event still fits into maxTorn and into a footer.
+	partFrames = 16 << 20
 )
 
 // part is events of one generation on their way from the writer to the
@@ -24,8 +24,9 @@ const (
 type part struct {
 	gen      *openGeneration
 	accepted []*Pending // with seq and offset
-	metadata int        // bytes that they take of a footer, and nearly of frames
-	size     uint64     // bytes of payload
+	metadata int        // bytes that they take of a footer, and nearly of frames without payloads
+	carried  int        // bytes of payload that their frames carry
+	size     uint64     // bytes of payload, all of them
 	ends     bool       // nothing of gen comes after it
 }
 
@@ -42,25 +43,32 @@ func (p *part) entries() []Entry {
 	return entries
 }
 
-// sync makes the payloads of p durable.
+// apart are the bytes of payload that no frame carries.
+func (p *part) apart() uint64 { return p.size - uint64(p.carried) }
+
+// sync makes the payloads of p durable that their frames do not carry.
 func (p *part) sync() error {
-	if p.size == 0 {
+	if p.apart() == 0 {
 		return nil
 	}
 	if err := p.gen.payload.Sync(); err != nil {
-		return fmt.Errorf("syncing %d payload bytes of generation %d: %w", p.size, p.gen.Ordinal, err)
+		return fmt.Errorf("syncing %d payload bytes of generation %d: %w", p.apart(), p.gen.Ordinal, err)
 	}
 	return nil
 }
 
+// frames is about how many bytes of frames p makes.
+func (p *part) frames() int { return p.metadata + p.carried }
+
 // takes says whether q may be synced together with p, which it follows.
 func (p *part) takes(q *part) bool {
-	return p.gen == q.gen && !p.ends && len(p.accepted)+len(q.accepted) <= batchEvents && p.size+q.size <= batchBytes && p.metadata+q.metadata <= partMetadata
+	return p.gen == q.gen && !p.ends && len(p.accepted)+len(q.accepted) <= batchEvents && p.size+q.size <= batchBytes && p.frames()+q.frames() <= partFrames
 }
 
 func (p *part) join(q *part) {
 	p.accepted = append(p.accepted, q.accepted...)
 	p.metadata += q.metadata
+	p.carried += q.carried
 	p.size += q.size
 	p.ends = q.ends
 }

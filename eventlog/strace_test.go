@@ -72,7 +72,7 @@ func driveLog(root string) error {
 	return l.Close(true)
 }
 
-func driverContent(i int) []byte { return content(uint64(1000+i), 1+i*300) }
+func driverContent(i int) []byte { return content(uint64(1000+i), i%2*maxCarried+1+i*300) }
 
 // straced is a driver's life under strace, and the start after it.
 type straced struct {

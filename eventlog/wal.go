@@ -253,6 +253,7 @@ func (r *walReader) loadTail(g *Generation) (found bool, err error) {
 		}
 		return false, nil
 	}
+	g.carried = carriedBy(&s)
 	g.entries, g.first, g.last = t.entries, t.entries[0].Event.Seq, t.entries[len(t.entries)-1].Event.Seq
 	r.w.tails[g] = t
 	return true, nil

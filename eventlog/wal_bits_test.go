@@ -23,13 +23,14 @@ type smallLog struct {
 	contents [][]byte
 }
 
-func newSmallLog(t *testing.T, closed bool) *smallLog {
+// newSmallLog has blocks of 0, size and twice size bytes.
+func newSmallLog(t *testing.T, size int, closed bool) *smallLog {
 	t.Helper()
 	s := fastState(t)
 	l := s.open(nil)
 	small := &smallLog{testState: s, dir: filepath.Join(s.wal(), generationName(1, 0))}
 	for i := range 3 {
-		c := content(uint64(i), i*40)
+		c := content(uint64(i), i*size)
 		small.contents = append(small.contents, c)
 		committed(t, store(t, l, c))
 	}
@@ -128,7 +129,7 @@ func eachBit(data []byte, do func(bit int, flipped []byte)) {
 }
 
 func TestEveryFlippedBitOfASealedLogIsRefusedOrHarmless(t *testing.T) {
-	s := newSmallLog(t, false)
+	s := newSmallLog(t, 40, false)
 	seal := len(s.segment) - 53 // its length, then the frame
 	eachBit(s.segment, func(bit int, flipped []byte) {
 		refused := s.expect(flipped, s.payload, Bounds{}, 3, true)
@@ -136,16 +137,29 @@ func TestEveryFlippedBitOfASealedLogIsRefusedOrHarmless(t *testing.T) {
 			t.Fatalf("bit %d of the frames: refused is %v, want %v", bit, refused, want)
 		}
 	})
-	eachBit(s.payload, func(bit int, flipped []byte) {
+	eachBit(s.payload, func(_ int, flipped []byte) { // the frames carry what stands there
+		s.expect(s.segment, flipped, Bounds{}, 3, false)
+	})
+}
+
+func TestEveryFlippedBitOfAPayloadThatNoFrameCarriesIsRefused(t *testing.T) {
+	s := newSmallLog(t, maxCarried+1, false)
+	const stride = 1009 // a start each
+	for bit := 0; bit < 8*len(s.payload); bit += stride {
+		flipped := bytes.Clone(s.payload)
+		flipped[bit/8] ^= 1 << (bit % 8)
 		refused := s.expect(s.segment, flipped, Bounds{}, 3, true)
 		if want := bit/8 >= len(ObjectMagic); refused != want {
 			t.Fatalf("bit %d of the payloads: refused is %v, want %v", bit, refused, want)
 		}
-	})
+		if cut := bit / 8; !s.expect(s.segment, s.payload[:cut], Bounds{}, 3, true) {
+			t.Fatalf("payloads cut at byte %d pass", cut)
+		}
+	}
 }
 
 func TestEveryFlippedBitOfAClosedGenerationIsRefusedOrHarmless(t *testing.T) {
-	s := newSmallLog(t, true)
+	s := newSmallLog(t, 40, true)
 	eachBit(s.segment, func(_ int, flipped []byte) { // nobody reads it any more
 		s.expect(flipped, s.payload, Bounds{}, 3, false)
 	})
@@ -159,7 +173,7 @@ func TestEveryFlippedBitOfAClosedGenerationIsRefusedOrHarmless(t *testing.T) {
 }
 
 func TestALogCutAtAnyByteKeepsItsWholeFrames(t *testing.T) {
-	s := newSmallLog(t, false)
+	s := newSmallLog(t, 40, false)
 	ends := frameEnds(s.segment)
 	for cut := range len(s.segment) + 1 {
 		whole := 0
@@ -175,9 +189,7 @@ func TestALogCutAtAnyByteKeepsItsWholeFrames(t *testing.T) {
 		}
 	}
 	for cut := range len(s.payload) {
-		if refused := s.expect(s.segment, s.payload[:cut], Bounds{}, 3, true); !refused {
-			t.Fatalf("payloads cut at byte %d pass", cut)
-		}
+		s.expect(s.segment, s.payload[:cut], Bounds{}, 3, false) // the frames carry it
 	}
 }
 

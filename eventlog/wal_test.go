@@ -271,7 +271,7 @@ func newerFrame(segment []byte) []byte {
 		panic(err)
 	}
 	raw := appendFrame(nil, &f)
-	raw[4]++
+	raw[4] = frameCarries + 1
 	sum := Checksum(raw[:len(raw)-frameTrailer])
 	raw[len(raw)-4], raw[len(raw)-3], raw[len(raw)-2], raw[len(raw)-1] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
 	return join(segment[:ends[0]], []byte{byte(len(raw))}, raw)

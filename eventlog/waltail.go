@@ -143,7 +143,7 @@ func checkPayloads(g *Generation, entries []Entry) error {
 	}
 	defer f.Close() //nolint:errcheck // read only
 	for i := range entries {
-		if err := readPlaced(f, entries[i].Placement, func([]byte) error { return nil }); err != nil {
+		if err := readPlaced(g.payloads(f), entries[i].Placement, func([]byte) error { return nil }); err != nil {
 			return fmt.Errorf("the payload of seq %s: %w", entries[i].Event.Seq, err)
 		}
 	}
@@ -220,7 +220,7 @@ func (w *WAL) rewrite(g *Generation, t *tail, now time.Time) (*Generation, error
 	if err != nil {
 		return nil, err
 	}
-	if err := out.copyPayloads(source, t.entries); err != nil {
+	if err := out.copyPayloads(g.payloads(source), t.entries); err != nil {
 		return nil, errors.Join(err, out.abandon())
 	}
 	return out.writeAll(t.entries, now)

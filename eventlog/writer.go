@@ -208,7 +208,7 @@ func (w *writer) assign(waiting []*Pending) (p *part, taken int, err error) {
 	p = &part{gen: w.gen}
 	room := w.l.opts.MaxEvents - w.events
 	for _, pending := range waiting {
-		if len(p.accepted) == room || p.metadata >= partMetadata {
+		if len(p.accepted) == room || p.frames() >= partFrames {
 			break
 		}
 		if err := w.stamp(&pending.event); err != nil {
@@ -222,6 +222,7 @@ func (w *writer) assign(waiting []*Pending) (p *part, taken int, err error) {
 		pending.seq = pending.event.Seq
 		w.last = pending.seq
 		p.metadata += pending.metadata()
+		p.carried += len(pending.body.carried())
 		p.accepted = append(p.accepted, pending)
 	}
 	return p, taken, nil

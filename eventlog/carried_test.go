@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eventlog
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// What frames carry is read before and after the next start has written it
+// anew, whatever the power cut left of the payload file.
+func TestWhatFramesCarryIsReadFromThem(t *testing.T) {
+	s := newState(t)
+	l := s.open(nil)
+	sizes := []int{1, 1000, maxCarried, maxCarried + 1, 0, 3 * ChunkSize, 7}
+	for i, size := range sizes {
+		committed(t, store(t, l, content(uint64(i), size)))
+	}
+	c := s.copyState(t)
+	must(t, l.Close(false))
+	path := filepath.Join(c.wal(), generationName(1, 0), payloadName)
+	damaged, err := os.ReadFile(path)
+	must(t, err)
+	for _, e := range collect(t, l, FirstSeq) {
+		if e.Placement.Length <= maxCarried {
+			clear(damaged[e.Placement.Offset:][:e.Placement.Length])
+		}
+	}
+	must(t, os.WriteFile(path, damaged[:len(damaged)-7], 0o600))
+	expect := func(l *Log, what string) {
+		t.Helper()
+		for i, e := range collect(t, l, FirstSeq) {
+			if !bytes.Equal(readBlock(t, l, e), content(uint64(i), sizes[i])) {
+				t.Errorf("%s, a block of %d bytes is not what was stored", what, sizes[i])
+			}
+		}
+	}
+	w := c.read(Bounds{Durable: MakeSeq(1, uint32(len(sizes)))})
+	must(t, w.CheckTail(0))
+	before, err := w.Reader(nil, 0, ErrClosed)
+	must(t, err)
+	expect(before, "before the start")
+	must(t, w.CloseTail(time.Unix(1, 0)))
+	after, err := w.Reader(nil, 0, ErrClosed)
+	must(t, err)
+	expect(after, "after the start")
+}
+
+func TestPartsOfWhatFramesCarryAreRead(t *testing.T) {
+	c := &carriedPayloads{bytes.NewReader([]byte("0123456789")), carried{{2, []byte("abc")}, {7, []byte("d")}}}
+	for _, test := range []struct {
+		offset int64
+		n      int
+		want   string
+		err    error
+	}{
+		{0, 2, "01", nil}, {2, 3, "abc", nil}, {3, 1, "b", nil}, {3, 2, "bc", nil}, {3, 3, "bc", io.EOF},
+		{5, 2, "56", nil}, {7, 1, "d", nil}, {8, 2, "89", nil}, {9, 2, "9", io.EOF},
+	} {
+		p := make([]byte, test.n)
+		if n, err := c.ReadAt(p, test.offset); string(p[:n]) != test.want || err != test.err {
+			t.Errorf("%d bytes at %d: %q, %v; want %q, %v", test.n, test.offset, p[:n], err, test.want, test.err)
+		}
+	}
+}

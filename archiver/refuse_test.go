@@ -180,7 +180,7 @@ func TestARottenPayloadThatIsNotArchivedIsRefusedBeforeAnythingIsClaimed(t *test
 		s.mustStart(false)
 		s.wait()
 		s.store("first")
-		rotten := s.store("second")
+		rotten := s.store(strings.Repeat("second", 4<<10)) // more than a frame carries
 		s.kill()
 		gens := s.generations()
 		w.flip(filepath.Join(gens[len(gens)-2], "payload"), -1)

@@ -174,13 +174,14 @@ func TestManyBodiesAtOnceStayWithinTheBudgetAndAllArrive(t *testing.T) {
 		contents = append(contents, c)
 		pending = append(pending, store(t, l, c))
 	}
-	for _, p := range pending {
-		committed(t, p)
+	ordered := make([][]byte, len(contents)) // small ones overtake large ones
+	for i, p := range pending {
+		ordered[committed(t, p).Counter()-1] = contents[i]
 	}
 	if l.memory.free != budget {
 		t.Errorf("%d of %d bytes came back at commit", l.memory.free, budget)
 	}
-	checkContents(t, l, contents)
+	checkContents(t, l, ordered)
 	must(t, l.Close(true))
 }
 

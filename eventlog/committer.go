@@ -88,11 +88,11 @@ func (c *committer) commit(p *part) error {
 }
 
 func (c *committer) observe(p *part, payload, frames time.Duration) {
-	if p.apart() == 0 {
+	if p.apart == 0 {
 		payload = 0
 	}
 	c.l.opts.Observer.Synced(payload, frames)
-	c.l.opts.Observer.BatchCommitted(len(p.accepted), int64(p.size))
+	c.l.opts.Observer.BatchCommitted(len(p.accepted), int64(p.size()))
 }
 
 // addFrames encodes the events into the generation's batch of frames.
@@ -112,7 +112,7 @@ func (c *committer) addFrames(p *part, entries []Entry) {
 func (c *committer) publish(p *part, entries []Entry) {
 	l, last := c.l, &entries[len(entries)-1].Event
 	l.limits.carried(int64(p.carried))
-	l.limits.committed(int64(p.size) + int64(p.metadata))
+	l.limits.committed(int64(p.size()) + int64(p.metadata))
 	l.mu.Lock()
 	p.gen.extend(entries)
 	if p.gen.events == 0 {

@@ -442,7 +442,7 @@ func TestAFailedSyncOfAFencedLogEndsAllWriting(t *testing.T) {
 	first := store(t, l, content(1, maxCarried+1))
 	<-g.begun
 	second := store(t, l, content(2, maxCarried+1)) // the writer is ahead of the committer
-	eventually(t, "the second event is taken", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.queue) == 0 })
+	eventually(t, "the second event is taken", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.large) == 0 })
 	fenced := errors.New("fenced")
 	l.Fence(fenced)
 	close(g.gate)

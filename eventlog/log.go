@@ -45,6 +45,7 @@ type Log struct {
 
 	mu       sync.Mutex
 	queue    []*Pending    // owned by mu; waiting for the writer
+	large    []*Pending    // owned by mu; likewise, with payloads that no frame carries
 	wake     chan struct{} // capacity 1: the queue or cut changed
 	stopping bool          // owned by mu; Close was called
 	cut      Seq           // owned by mu; an answer waits until this is archived
@@ -144,8 +145,17 @@ var ErrClosed = errors.New("the log is closed")
 // ErrDamaged says that bytes which count as durable are not what was written.
 var ErrDamaged = errors.New("damaged")
 
+// apart are the bytes of p's payload if no frame carries it, else 0.
+func (p *Pending) apart() uint64 {
+	if p.body == nil || p.body.carried() != nil {
+		return 0
+	}
+	return p.body.Length
+}
+
 // Append hands ev, with its body if it brings a payload, to the writer and
-// returns at once. Seq, Time and, for the event types that make them, the ids
+// returns at once. Small ones may overtake large ones that wait: who needs an
+// order waits for the first before appending the second. Seq, Time and, for the event types that make them, the ids
 // are assigned there. The log owns ev's slices and body from here on.
 func (l *Log) Append(ev Event, body *Body) *Pending {
 	p := &Pending{event: ev, body: body, done: make(chan struct{})}
@@ -154,7 +164,11 @@ func (l *Log) Append(ev Event, body *Body) *Pending {
 	if err == nil && l.stopping {
 		err = ErrClosed
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case p.apart() > 0:
+		l.large = append(l.large, p)
+	default:
 		l.queue = append(l.queue, p)
 	}
 	l.mu.Unlock()
@@ -253,8 +267,8 @@ func (l *Log) fail(err error) {
 		l.err = fmt.Errorf("%w (it had stopped before: %w)", err, l.err)
 	}
 	err = l.err
-	queue := l.queue
-	l.queue = nil
+	queue := slices.Concat(l.queue, l.large)
+	l.queue, l.large = nil, nil
 	l.changedLocked()
 	l.mu.Unlock()
 	for _, p := range queue {

@@ -4,7 +4,9 @@ package eventlog
 
 import (
 	"bytes"
+	"cmp"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ type model struct {
 type modelEvent struct {
 	seq     Seq
 	content []byte // nil: an event without a payload
+	apart   bool   // which no frame carries
 	pending *Pending
 }
 
@@ -49,7 +52,10 @@ func (m *model) append(rt *rapid.T) {
 		e := modelEvent{}
 		if size := rapid.IntRange(-1, 30_000).Draw(rt, "size"); size >= 0 {
 			e.content = content(uint64(size), size)
-			e.pending = store(m.t, m.l, e.content)
+			body, err := m.l.Receive(m.t.Context(), bytes.NewReader(e.content), int64(size), 1<<30)
+			must(m.t, err)
+			e.apart = size > 0 && body.carried() == nil // it may be spooled
+			e.pending = m.l.Append(storeEvent(e.content), body)
 		} else {
 			e.pending = m.l.Append(noteEvent(1), nil)
 		}
@@ -57,11 +63,20 @@ func (m *model) append(rt *rapid.T) {
 	}
 }
 
-// settle takes the answers: the events get the next numbers, in the order in
-// which they were appended.
+// settle takes the answers: the events get the next numbers, the small ones in
+// the order in which they were appended, and the large ones.
 func (m *model) settle(*rapid.T) {
-	for _, e := range m.waiting {
+	last := map[bool]Seq{} // by whether no frame carries it
+	for i := range m.waiting {
+		e := &m.waiting[i]
 		e.seq = committed(m.t, e.pending)
+		if e.seq <= last[e.apart] {
+			m.t.Fatalf("event %s was appended after %s", e.seq, last[e.apart])
+		}
+		last[e.apart] = e.seq
+	}
+	slices.SortFunc(m.waiting, func(a, b modelEvent) int { return cmp.Compare(a.seq, b.seq) })
+	for _, e := range m.waiting {
 		if n := len(m.events); n == 0 && e.seq != FirstSeq || n > 0 && !e.seq.Follows(m.events[n-1].seq) {
 			m.t.Fatalf("event %s follows %d others", e.seq, n)
 		}

@@ -13,10 +13,13 @@ import (
 // do not all wait for one sync and then all send while the disk idles.
 const (
 	batchEvents = 4096
-	batchBytes  = 16 << 20
+	batchBytes  = 16 << 20 // of payloads that no frame carries
 	// partFrames bounds the bytes of frames that one sync writes; what is over it
 	// by one event still fits into maxTorn and into a footer.
 	partFrames = 16 << 20
+	// slowSync is how many bytes take so long to sync that small events which came
+	// before them are committed first.
+	slowSync = 1 << 20
 )
 
 // part is events of one generation on their way from the writer to the
@@ -26,7 +29,7 @@ type part struct {
 	accepted []*Pending // with seq and offset
 	metadata int        // bytes that they take of a footer, and nearly of frames without payloads
 	carried  int        // bytes of payload that their frames carry
-	size     uint64     // bytes of payload, all of them
+	apart    uint64     // bytes of payload that no frame carries
 	ends     bool       // nothing of gen comes after it
 }
 
@@ -43,52 +46,65 @@ func (p *part) entries() []Entry {
 	return entries
 }
 
-// apart are the bytes of payload that no frame carries.
-func (p *part) apart() uint64 { return p.size - uint64(p.carried) }
+func (p *part) add(pending *Pending) {
+	p.accepted = append(p.accepted, pending)
+	p.metadata += pending.metadata()
+	p.carried += len(pending.body.carried())
+	p.apart += pending.apart()
+}
 
-// sync makes the payloads of p durable that their frames do not carry.
+// sync makes the payloads of p durable that no frame carries.
 func (p *part) sync() error {
-	if p.apart() == 0 {
+	if p.apart == 0 {
 		return nil
 	}
 	if err := p.gen.payload.Sync(); err != nil {
-		return fmt.Errorf("syncing %d payload bytes of generation %d: %w", p.apart(), p.gen.Ordinal, err)
+		return fmt.Errorf("syncing %d payload bytes of generation %d: %w", p.apart, p.gen.Ordinal, err)
 	}
 	return nil
 }
+
+// size is how many bytes of payload p has.
+func (p *part) size() uint64 { return p.apart + uint64(p.carried) }
 
 // frames is about how many bytes of frames p makes.
 func (p *part) frames() int { return p.metadata + p.carried }
 
 // takes says whether q may be synced together with p, which it follows.
 func (p *part) takes(q *part) bool {
-	return p.gen == q.gen && !p.ends && len(p.accepted)+len(q.accepted) <= batchEvents && p.size+q.size <= batchBytes && p.frames()+q.frames() <= partFrames
+	waits := p.apart == 0 && q.apart >= slowSync // p would, for nothing
+	return p.gen == q.gen && !p.ends && !waits &&
+		len(p.accepted)+len(q.accepted) <= batchEvents && p.apart+q.apart <= batchBytes && p.frames()+q.frames() <= partFrames
 }
 
 func (p *part) join(q *part) {
 	p.accepted = append(p.accepted, q.accepted...)
 	p.metadata += q.metadata
 	p.carried += q.carried
-	p.size += q.size
+	p.apart += q.apart
 	p.ends = q.ends
 }
 
-// slot is what waits between the writer and the committer: one part, which
-// grows. There is no timer to form batches: they form here while one syncs.
+// slot is what waits between the writer and the committer: parts, of which the
+// last grows. There is no timer to form batches: they form here while one
+// syncs.
 type slot struct {
 	mu      sync.Mutex
-	waiting *part // owned by mu; nil: none
-	closed  bool  // owned by mu; none comes any more
+	waiting []*part // owned by mu; at most slotParts
+	closed  bool    // owned by mu; none comes any more
 
 	filled chan struct{} // capacity 1: there may be a part
 	taken  chan struct{} // capacity 1: there may be room
 }
 
+// slotParts lets small events stand before a part with large payloads.
+const slotParts = 2
+
 func newSlot() *slot {
 	return &slot{filled: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
 }
 
-// put passes p on. It waits while one that p cannot join waits.
+// put passes p on. It waits while there is no room.
 func (s *slot) put(p *part) {
 	for !s.tryPut(p) {
 		<-s.taken
@@ -99,24 +115,46 @@ func (s *slot) put(p *part) {
 func (s *slot) tryPut(p *part) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n := len(s.waiting)
 	switch {
-	case s.waiting == nil:
-		s.waiting = p
-	case s.waiting.takes(p):
-		s.waiting.join(p)
+	case n > 0 && s.waiting[n-1].takes(p):
+		s.waiting[n-1].join(p)
+	case n < slotParts:
+		s.waiting = append(s.waiting, p)
 	default:
 		return false
 	}
 	return true
 }
 
-// take returns the part that waits, and waits for it; nil when none came
+// room is how many bytes of payloads that no frame carries may be put without
+// waiting: one batch of them is written ahead, no more, because small events
+// that come later wait for it.
+func (s *slot) room() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var apart uint64
+	for _, p := range s.waiting {
+		apart += p.apart
+	}
+	switch n := len(s.waiting); {
+	case apart == 0 && n < slotParts:
+		return batchBytes
+	case apart == 0 || apart > batchBytes || s.waiting[n-1].ends:
+		return 0
+	}
+	return batchBytes - apart
+}
+
+// take returns the first part that waits, and waits for it; nil when none came
 // until idle fired. more is false at the end.
 func (s *slot) take(idle <-chan time.Time) (p *part, more bool) {
 	for {
 		s.mu.Lock()
-		p, closed := s.waiting, s.closed
-		s.waiting = nil
+		if len(s.waiting) > 0 {
+			p, s.waiting = s.waiting[0], s.waiting[1:]
+		}
+		closed := s.closed
 		s.mu.Unlock()
 		if p != nil {
 			notify(s.taken)

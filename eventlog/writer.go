@@ -29,6 +29,7 @@ type writer struct {
 	lastCut  time.Time
 	decoded  Event // of admit, kept for its memory
 	small    bytes.Buffer
+	waiting  []*Pending // taken from the queues, kept for its memory
 	timer    *time.Timer
 	out      *slot // to the committer
 }
@@ -51,7 +52,7 @@ func (l *Log) runWriter(out *slot, committed <-chan struct{}) {
 // run returns when the log is closed and nothing waits, or after a failure.
 func (w *writer) run() {
 	for {
-		waiting, stopping := w.l.takeWaiting()
+		waiting, stopping := w.takeWaiting()
 		if rest, err := w.step(waiting, stopping); err != nil {
 			w.l.poison(err)
 			resolveRest(rest, w.l.Err())
@@ -91,23 +92,30 @@ func (w *writer) end() {
 	}
 }
 
-// takeWaiting removes from the queue what one part may have. stopping says that
-// Close was called, or that the log has stopped; with nothing taken there is
-// nothing more to come.
-func (l *Log) takeWaiting() (waiting []*Pending, stopping bool) {
+// takeWaiting removes from the queues what comes next: all that is small, then
+// large ones for which there is room on the way to the committer. So a small
+// event waits for the large ones that are on the way, not for those behind them.
+// stopping says that Close was called, or that the log has stopped, and that
+// nothing is left: with nothing taken there is nothing more to come.
+func (w *writer) takeWaiting() (waiting []*Pending, stopping bool) {
+	room := w.out.room()
+	l := w.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var size uint64
-	n := 0
-	for n < len(l.queue) && n < batchEvents && (n == 0 || size < batchBytes) {
-		if body := l.queue[n].body; body != nil {
-			size += body.Length
-		}
-		n++
-	}
-	waiting = l.queue[:n:n]
+	n := min(len(l.queue), batchEvents)
+	w.waiting = append(w.waiting[:0], l.queue[:n]...)
 	l.queue = l.queue[n:]
-	return waiting, l.stopping || l.err != nil
+	var size uint64
+	for n = 0; n < len(l.large) && n < batchEvents; n++ {
+		next := l.large[n].apart()
+		if size+next > room && (size > 0 || room < batchBytes) { // one is always let through
+			break
+		}
+		size += next
+	}
+	w.waiting = append(w.waiting, l.large[:n]...)
+	l.large = l.large[n:]
+	return w.waiting, (l.stopping || l.err != nil) && len(l.queue)+len(l.large) == 0
 }
 
 // resolveRest resolves what a failure left.
@@ -141,11 +149,14 @@ func (w *writer) step(waiting []*Pending, stopping bool) (rest []*Pending, err e
 
 func (w *writer) empty() bool { return w.gen == nil || w.events == 0 }
 
-// wait returns when there may be work: an append, an answer that waits for
-// the archive, or the open generation's age.
+// wait returns when there may be work: an append, room for a large one, an
+// answer that waits for the archive, or the open generation's age.
 func (w *writer) wait() {
 	if w.empty() {
-		<-w.l.wake
+		select {
+		case <-w.l.wake:
+		case <-w.out.taken:
+		}
 		return
 	}
 	pause := w.l.opts.MaxAge - time.Since(w.gen.began)
@@ -155,6 +166,7 @@ func (w *writer) wait() {
 	w.timer.Reset(max(0, pause))
 	select {
 	case <-w.l.wake:
+	case <-w.out.taken:
 	case <-w.timer.C:
 	}
 }
@@ -202,13 +214,14 @@ func (w *writer) writePart(waiting []*Pending) (taken int, err error) {
 }
 
 // assign gives each event that the rules admit its seq and time, until the
-// generation or one sync has enough; the refused ones leave no trace. It
-// returns how many it looked at.
+// generation or one sync has enough, or before a large payload that the small
+// ones before it need not wait for; the refused ones leave no trace. It returns how
+// many it looked at.
 func (w *writer) assign(waiting []*Pending) (p *part, taken int, err error) {
 	p = &part{gen: w.gen}
 	room := w.l.opts.MaxEvents - w.events
 	for _, pending := range waiting {
-		if len(p.accepted) == room || p.frames() >= partFrames {
+		if len(p.accepted) == room || p.frames() >= partFrames || pending.apart() >= slowSync && len(p.accepted) > 0 && p.apart == 0 {
 			break
 		}
 		if err := w.stamp(&pending.event); err != nil {
@@ -221,9 +234,7 @@ func (w *writer) assign(waiting []*Pending) (p *part, taken int, err error) {
 		}
 		pending.seq = pending.event.Seq
 		w.last = pending.seq
-		p.metadata += pending.metadata()
-		p.carried += len(pending.body.carried())
-		p.accepted = append(p.accepted, pending)
+		p.add(pending)
 	}
 	return p, taken, nil
 }
@@ -287,13 +298,12 @@ func (w *writer) writePayloads(p *part) error {
 		}
 		pending.offset = w.gen.size
 		w.gen.size += pending.body.Length
-		p.size += pending.body.Length
 		if err := pending.body.writeTo(to); err != nil {
 			return fmt.Errorf("writing the payload of seq %s: %w", pending.seq, err)
 		}
 	}
 	if err := to.flush(); err != nil {
-		return fmt.Errorf("writing %d payload bytes of generation %d: %w", p.size, w.gen.Ordinal, err)
+		return fmt.Errorf("writing %d payload bytes of generation %d: %w", p.size(), w.gen.Ordinal, err)
 	}
 	return nil
 }

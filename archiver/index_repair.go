@@ -3,10 +3,10 @@
 package archiver
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -75,18 +75,25 @@ func (a *Archive) ConfirmIndex(ctx context.Context, after, upto eventlog.Seq) er
 		}
 		first := run.objects[0].First - x.entries[0].object.First
 		entries := x.entries[first : first+uint64(len(run.objects))]
-		if entries[0].trailer.First > upto {
+		beyond := slices.IndexFunc(entries, func(e indexEntry) bool { return e.trailer.First > upto })
+		if beyond == 0 {
 			return nil
+		}
+		if beyond > 0 {
+			entries = entries[:beyond]
 		}
 		_, err = a.confirm(ctx, entries, func(entry *indexEntry) error {
 			stored, err := a.storedFooter(ctx, x, entry)
 			if err == nil {
 				_, err = openContents(entry.trailer, stored, true)
 			}
-			if errors.Is(err, eventlog.ErrObjectDamaged) {
+			if errors.Is(err, eventlog.ErrObjectDamaged) && entry.trailer.Last <= upto {
 				return nil // what does not decode was read from the object
 			}
-			return cmp.Or(err, unusable("of %v it says something else than the object itself", entry.object))
+			if err != nil && !errors.Is(err, eventlog.ErrObjectDamaged) {
+				return err
+			}
+			return unusable("of %v it says something else than the object itself", entry.object)
 		})
 		if err != nil {
 			return fmt.Errorf("%v: %w", x.info, err)

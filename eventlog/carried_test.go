@@ -18,7 +18,16 @@ func TestWhatFramesCarryIsReadFromThem(t *testing.T) {
 	l := s.open(nil)
 	sizes := []int{1, 1000, maxCarried, maxCarried + 1, 0, 3 * ChunkSize, 7}
 	for i, size := range sizes {
-		committed(t, store(t, l, content(uint64(i), size)))
+		declared := int64(size)
+		if size == 1000 {
+			declared = -1
+		}
+		body, err := l.Receive(t.Context(), bytes.NewReader(content(uint64(i), size)), declared, 1<<20)
+		must(t, err)
+		if carried := body.carried() != nil; carried != (size <= maxCarried) {
+			t.Errorf("a body of %d bytes is carried: %v", size, carried)
+		}
+		committed(t, l.Append(storeEvent(content(uint64(i), size)), body))
 	}
 	c := s.copyState(t)
 	must(t, l.Close(false))

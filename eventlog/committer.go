@@ -79,7 +79,7 @@ func (c *committer) commit(p *part) error {
 	}
 	// COMMITTED. A crash before the frames' sync returned may leave none, some
 	// or all of the batch: whole frames from the front of it, each with its
-	// payload already durable, and nobody was told. A crash after it leaves all
+	// payload already durable or in it, and nobody was told. A crash after it leaves all
 	// of the batch, and everybody may be told.
 	c.open, c.last = p.gen, entries[len(entries)-1].Event.Seq
 	c.observe(p, synced.Sub(began), time.Since(synced))

@@ -6,8 +6,8 @@
 // Append hands an event, and for a block its payload, to the writer, which
 // appends the payload bytes to the open generation's payload file. The
 // committer, behind it, takes whatever was written as one batch, syncs that
-// file, then writes the frames in one tidwall/wal batch with fsync. After that
-// line the batch is committed: it survives a kill and a power loss of this
+// file, unless the payloads are so small that their frames carry them, then
+// writes the frames in one tidwall/wal batch with fsync. After that line the batch is committed: it survives a kill and a power loss of this
 // machine. Then readers see it (Follow) and the promises resolve. See
 // committer.commit.
 //

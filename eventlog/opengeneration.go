@@ -39,7 +39,7 @@ type openGeneration struct {
 	*Generation
 	head Head
 
-	payload  payloadFile // synced by the committer
+	payload  payloadFile // synced by the committer, and when it is closed
 	size     uint64      // bytes in payload
 	sumSoFar uint32      // CRC32C of those
 	began    time.Time   // when the first event came
@@ -161,8 +161,8 @@ const keptBatch = 4 << 20
 // A crash before the last sync leaves an unclosed generation, whose events
 // are all in its frames: the next start writes it again under a new attempt.
 // After it the file is the object and never changes. A trailer that is there
-// without that sync says nothing but the truth either: what stands before it
-// was synced before it was written.
+// without that sync says nothing but the truth either: the payloads before it
+// were synced before it was written, here or by whoever wrote them.
 func (g *openGeneration) close(now time.Time) error {
 	trailer, tail := g.metadata(now)
 	var err error

@@ -88,15 +88,27 @@ func TestASmallEventOvertakesLargeOnesThatWait(t *testing.T) {
 }
 
 // Small events that came first are committed without the sync of a large one
-// that came while they waited.
+// that came while they waited; those of middle size with their own.
 func TestASmallEventDoesNotWaitForALargeOneBehindIt(t *testing.T) {
+	t.Run("small", func(t *testing.T) { doesNotWait(t, 1000) })
+	t.Run("of middle size", func(t *testing.T) { doesNotWait(t, maxCarried+1) })
+}
+
+func doesNotWait(t *testing.T, size int) {
 	l, begun, step := steppedLog(t)
 	first := store(t, l, content(1, slowSync))
 	<-begun
-	small := []*Pending{store(t, l, content(2, 1000)), l.Append(noteEvent(1), nil)}
-	eventually(t, "the small ones are taken", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.queue) == 0 })
+	taken := func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.queue)+len(l.large) == 0 }
+	small := []*Pending{l.Append(noteEvent(1), nil)}
+	eventually(t, "the smallest is taken", taken)
+	small = append(small, store(t, l, content(2, size)))
+	eventually(t, "the small ones are taken", taken)
 	behind := store(t, l, content(3, slowSync))
 	step()
+	if size > maxCarried {
+		<-begun
+		step()
+	}
 	for i, p := range append([]*Pending{first}, small...) {
 		if seq := committed(t, p); seq != FirstSeq+Seq(i) {
 			t.Errorf("event %d is %s", i, seq)
@@ -149,6 +161,44 @@ func TestLargeOnesThatWaitAreCommittedByCloseAndRefusedByAFence(t *testing.T) {
 		}
 		if (fence == nil) != (committed == len(all)) {
 			t.Errorf("fenced %v: %d of %d are committed", fence, committed, len(all))
+		}
+	}
+}
+
+// Large ones get their turn also while small ones keep the slot full, and
+// nothing is said to have room for which the writer would wait behind a
+// generation's end.
+func TestTheSlotHasRoomForOneBatchOfLargeOnes(t *testing.T) {
+	a, b := &openGeneration{}, &openGeneration{}
+	small := func(g *openGeneration, n int) *part { return &part{gen: g, accepted: make([]*Pending, n)} }
+	large := func(g *openGeneration, apart uint64) *part {
+		return &part{gen: g, accepted: make([]*Pending, 1), apart: apart}
+	}
+	for _, test := range []struct {
+		name  string
+		parts []*part
+		want  uint64
+		held  int
+	}{
+		{"nothing waits", nil, batchBytes, 0},
+		{"small ones", []*part{small(a, 1), small(a, 1)}, batchBytes, 1},
+		{"as many small ones as there can be", []*part{small(a, batchEvents), small(a, batchEvents)}, batchBytes, 2},
+		{"a large one", []*part{large(a, 10<<20)}, 6 << 20, 1},
+		{"small ones before a large one", []*part{small(a, 1), large(a, 10<<20)}, 6 << 20, 2},
+		{"small ones behind a large one", []*part{large(a, 10<<20), small(a, 1)}, 6 << 20, 1},
+		{"more than a batch", []*part{large(a, 20<<20)}, 0, 1},
+		{"a generation's end", []*part{large(a, 10<<20), {gen: a, ends: true}}, 0, 1},
+		{"an end behind more than a batch", []*part{large(a, 20<<20), {gen: a, ends: true}}, 0, 1},
+		{"the next generation's small ones", []*part{large(a, 10<<20), {gen: a, ends: true}, small(b, 1)}, 0, 2},
+	} {
+		s := newSlot()
+		for _, p := range test.parts {
+			if !s.tryPut(p) {
+				t.Errorf("%s: it is full", test.name)
+			}
+		}
+		if got := s.room(); got != test.want || len(s.waiting) != test.held {
+			t.Errorf("%s: room for %d bytes behind %d parts, want %d and %d", test.name, got, len(s.waiting), test.want, test.held)
 		}
 	}
 }

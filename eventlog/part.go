@@ -72,9 +72,15 @@ func (p *part) frames() int { return p.metadata + p.carried }
 
 // takes says whether q may be synced together with p, which it follows.
 func (p *part) takes(q *part) bool {
-	waits := p.apart == 0 && q.apart >= slowSync // p would, for nothing
-	return p.gen == q.gen && !p.ends && !waits &&
-		len(p.accepted)+len(q.accepted) <= batchEvents && p.apart+q.apart <= batchBytes && p.frames()+q.frames() <= partFrames
+	switch {
+	case p.gen != q.gen || p.ends:
+		return false
+	case len(q.accepted) == 0: // it only ends the generation
+		return true
+	case p.apart < slowSync && q.apart >= slowSync: // p would wait, for nothing
+		return false
+	}
+	return len(p.accepted)+len(q.accepted) <= batchEvents && p.apart+q.apart <= batchBytes && p.frames()+q.frames() <= partFrames
 }
 
 func (p *part) join(q *part) {
@@ -127,9 +133,9 @@ func (s *slot) tryPut(p *part) bool {
 	return true
 }
 
-// room is how many bytes of payloads that no frame carries may be put without
-// waiting: one batch of them is written ahead, no more, because small events
-// that come later wait for it.
+// room is how many bytes of payloads that no frame carries may be put: one
+// batch of them is written ahead, no more, because small events that come later
+// wait for it.
 func (s *slot) room() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,10 +143,11 @@ func (s *slot) room() uint64 {
 	for _, p := range s.waiting {
 		apart += p.apart
 	}
-	switch n := len(s.waiting); {
-	case apart == 0 && n < slotParts:
-		return batchBytes
-	case apart == 0 || apart > batchBytes || s.waiting[n-1].ends:
+	if apart == 0 {
+		return batchBytes // also if it waits a moment: small events that keep coming must not starve large ones
+	}
+	last := s.waiting[len(s.waiting)-1]
+	if apart > batchBytes || last.apart == 0 || last.ends {
 		return 0
 	}
 	return batchBytes - apart

@@ -19,6 +19,8 @@ type WAL struct {
 	aside string // where superseded and cut generations go, as evidence
 	logID ID
 
+	create files // createFiles, or a test's
+
 	gens    []*Generation // ascending, one for each ordinal, closed or with events
 	tails   map[*Generation]*tail
 	damages []*Damage // ascending
@@ -73,7 +75,7 @@ const maxTorn = 64 << 20
 // ignored. Damage is no error here, see Damage: where it lies, the archive may
 // have the events. An error means that the folder is not a WAL of this log.
 func ReadWAL(dir, aside string, logID ID, bounds Bounds) (*WAL, error) {
-	w := &WAL{dir: dir, aside: aside, logID: logID, tails: map[*Generation]*tail{}, copies: bounds.Archived}
+	w := &WAL{dir: dir, aside: aside, logID: logID, create: createFiles, tails: map[*Generation]*tail{}, copies: bounds.Archived}
 	byOrdinal, err := w.scan()
 	if err != nil {
 		return nil, err

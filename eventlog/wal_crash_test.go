@@ -281,3 +281,67 @@ func TestRotInWhatIsCommittedIsRefusedOrHarmlessButNeverSilent(t *testing.T) {
 		t.Errorf("only %d of %d images were refused: the test shows nothing", refused, images)
 	}
 }
+
+// A tail is written anew before what it was written from goes: a power loss in
+// the middle of that, too, loses nothing and makes nothing count that is not
+// whole.
+func TestAPowerLossWhileATailIsWrittenAnewLosesNothing(t *testing.T) {
+	rewritten := 0
+	for seed := range seeds(60) {
+		random := rand.New(rand.NewPCG(seed, 5))
+		s := fastState(t)
+		l := s.open(nil)
+		j := newJournal(s.root, false)
+		for range 1 + random.IntN(12) {
+			committed(t, j.append(t, l, random))
+		}
+		killed := s.copyState(t)
+		j.learn(t, l)
+		must(t, l.Close(false))
+		j.found(t, killed)
+		before := len(j.ops)
+		w := killed.read(Bounds{})
+		w.create = j.files
+		must(t, w.CloseTail(time.Unix(1, 0)))
+		rewritten += len(j.ops) - before
+		for n := before; n <= len(j.ops); n++ {
+			im := j.at(n)
+			what := im.crash(random)
+			c := fastState(t)
+			im.write(t, c.wal())
+			entries, blocks, err := start(t, c, Bounds{Durable: im.acked})
+			if err != nil {
+				t.Fatalf("seed %d, after %d of %d operations, the rest %s: %v", seed, n-before, len(j.ops)-before, what, err)
+			}
+			j.expectHistory(t, entries, blocks, im.acked)
+			if t.Failed() {
+				t.Fatalf("seed %d, after %d of %d operations, the rest %s", seed, n-before, len(j.ops)-before, what)
+			}
+			must(t, os.RemoveAll(c.root))
+		}
+		must(t, os.RemoveAll(s.root))
+	}
+	if rewritten < 100 {
+		t.Errorf("%d operations: the test shows nothing", rewritten)
+	}
+}
+
+// found makes what a killed process left, all of it synced, the journal's
+// beginning.
+func (j *journal) found(t *testing.T, s *testState) {
+	t.Helper()
+	name := generationName(1, 0)
+	j.ops = []diskOp{{kind: "create", file: name}}
+	for _, file := range []string{segmentName, payloadName} {
+		data, err := os.ReadFile(filepath.Join(s.wal(), name, file))
+		must(t, err)
+		if file == payloadName {
+			data = data[len(ObjectMagic):]
+		}
+		if len(data) > 0 {
+			j.add(diskOp{kind: "write", file: filepath.Join(name, file), data: data})
+			j.add(diskOp{kind: "sync", file: filepath.Join(name, file)})
+		}
+	}
+	j.add(diskOp{kind: "ack", seq: slices.Max(slices.Collect(maps.Keys(j.events)))})
+}

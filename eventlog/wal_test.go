@@ -71,7 +71,7 @@ func appendEntryOf(b []byte, f *frame) []byte {
 func closedOf(t *testing.T, ordinal uint64, first, last Seq) []byte {
 	t.Helper()
 	s := newState(t)
-	w := &WAL{dir: s.wal(), logID: testLogID}
+	w := &WAL{create: createFiles, dir: s.wal(), logID: testLogID}
 	var events []Event
 	for seq := first; seq <= last; seq++ {
 		events = append(events, Event{Seq: seq, Type: AccountOpened, Account: seq, Name: "a"})

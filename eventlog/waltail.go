@@ -216,11 +216,17 @@ func (w *WAL) rewrite(g *Generation, t *tail, now time.Time) (*Generation, error
 	if err != nil {
 		return nil, err
 	}
-	out, err := newGeneration(w.dir, t.head, attempt, createFiles)
+	out, err := newGeneration(w.dir, t.head, attempt, w.create)
 	if err != nil {
 		return nil, err
 	}
-	if err := out.copyPayloads(g.payloads(source), t.entries); err != nil {
+	err = out.copyPayloads(g.payloads(source), t.entries)
+	if err == nil {
+		// Before any frame names them, and before a trailer stands behind them: a
+		// crash from here on leaves none of both, or bytes that are there.
+		err = out.payload.Sync()
+	}
+	if err != nil {
 		return nil, errors.Join(err, out.abandon())
 	}
 	return out.writeAll(t.entries, now)
@@ -262,7 +268,7 @@ func (g *openGeneration) copyPayloads(source io.ReaderAt, entries []Entry) error
 	return nil
 }
 
-// writeAll makes g, which holds the payloads of entries already, a closed
+// writeAll makes g, which holds the payloads of entries already, synced, a closed
 // generation of exactly these entries. It writes their frames too, for whoever
 // finds that footer or trailer have rotted.
 func (g *openGeneration) writeAll(entries []Entry, now time.Time) (*Generation, error) {
@@ -314,7 +320,7 @@ func (w *WAL) removeLeftovers() error {
 // one in which an epoch starts. A generation of the same ordinal must not
 // exist. Its events are committed when this returns.
 func (w *WAL) WriteAlone(head Head, events []Event, now time.Time) (*Generation, error) {
-	out, err := newGeneration(w.dir, head, 0, createFiles)
+	out, err := newGeneration(w.dir, head, 0, w.create)
 	if err != nil {
 		return nil, err
 	}

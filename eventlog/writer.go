@@ -219,9 +219,10 @@ func (w *writer) writePart(waiting []*Pending) (taken int, err error) {
 // many it looked at.
 func (w *writer) assign(waiting []*Pending) (p *part, taken int, err error) {
 	p = &part{gen: w.gen}
-	room := w.l.opts.MaxEvents - w.events
+	room := min(w.l.opts.MaxEvents-w.events, batchEvents)
 	for _, pending := range waiting {
-		if len(p.accepted) == room || p.frames() >= partFrames || pending.apart() >= slowSync && len(p.accepted) > 0 && p.apart == 0 {
+		slow := pending.apart() >= slowSync && p.apart < slowSync
+		if len(p.accepted) == room || p.frames() >= partFrames || slow && len(p.accepted) > 0 {
 			break
 		}
 		if err := w.stamp(&pending.event); err != nil {

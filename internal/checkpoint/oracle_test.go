@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +52,7 @@ func allCircumstances() (all []circumstances) {
 // histories: whatever a recovery begins from, wherever its process is killed
 // (and the next one, and the one after that), and whatever has become of the
 // index objects, its digests and its rows are those of the live views, and of
-// the model. Every history is recovered from the first event, too.
+// the model. Every history is recovered from each of its checkpoints and from the first event, too.
 func TestTheOracle(t *testing.T) {
 	const histories = 200
 	all := allCircumstances()
@@ -128,10 +129,17 @@ func underCircumstances(t *testing.T, seed uint64, c circumstances) (deaths []st
 	opts.Memory = 3000 // sorted runs are spilled
 	opts.Full = c.start == "full"
 	result, deaths := w.untilDone(rng, opts, c.kill, gone)
-	if from := result.Checkpoint; (from != nil) != (taken != nil) || from != nil && (from.Seq != taken.Seq || len(result.Fallbacks) != 0) {
-		t.Errorf("it began from %+v after %v", from, result.Fallbacks)
-	}
+	w.begunFrom(taken, result)
 	w.compare(opts.Dir, result)
+	for len(taken) > 1 { // and from those before
+		w.bucket.Remove(manifestKey(taken[len(taken)-1].Seq))
+		taken = taken[:len(taken)-1]
+		opts = w.options(w.bucket)
+		result, err := recovery.Run(t.Context(), opts)
+		must(t, err)
+		w.begunFrom(taken, result)
+		w.compare(opts.Dir, result)
+	}
 	if c.start == "checkpoint" { // and from the first event all the same
 		opts = w.options(w.bucket)
 		opts.Memory, opts.Full = 3000, true
@@ -142,18 +150,34 @@ func underCircumstances(t *testing.T, seed uint64, c circumstances) (deaths []st
 	return deaths
 }
 
-// play plays a history of at least so many events, each archived as an object
-// of its own, and takes a checkpoint at a random moment of it if it is to.
-func (w *world) play(rng *rand.Rand, events int, checkpoint bool) (taken *Manifest) {
+// begunFrom checks that a recovery began from the last of the checkpoints that
+// were taken.
+func (w *world) begunFrom(taken []*Manifest, result *recovery.Result) {
 	w.t.Helper()
-	at := 10 + rng.IntN(events-20)
+	from := result.Checkpoint
+	if (from != nil) != (len(taken) > 0) || from != nil && (from.Seq != taken[len(taken)-1].Seq || len(result.Fallbacks) != 0) {
+		w.t.Errorf("it began from %+v after %v", from, result.Fallbacks)
+	}
+}
+
+// play plays a history of at least so many events, each archived as an object
+// of its own, and takes checkpoints at random moments of it if it is to.
+func (w *world) play(rng *rand.Rand, events int, checkpoints bool) (taken []*Manifest) {
+	w.t.Helper()
+	var at []int
+	for range 1 + rng.IntN(3) {
+		at = append(at, 10+rng.IntN(events-20))
+	}
+	slices.Sort(at)
 	for n := 0; n < events; n = len(w.history.Log.Entries()) {
 		w.history.Step()
 		w.place(n)
 		must(w.t, projector.CatchUp(w.t.Context(), w.history.Log, w.runners...))
-		if checkpoint && taken == nil && n >= at {
+		if checkpoints && len(taken) < len(at) && n >= at[len(taken)] {
 			w.shipEach()
-			taken = w.take()
+			taker := w.taker(w.bucket, Schedule{Keep: len(at)})
+			must(w.t, taker.take(w.t.Context(), true))
+			taken = append(taken, taker.last)
 		}
 	}
 	w.shipEach()

@@ -52,6 +52,7 @@ type beginning struct {
 	From      *Checkpoint `json:"from,omitempty"` // its views are in their place
 	Full      bool        `json:"full,omitempty"` // from the first event
 	Fallbacks []Fallback  `json:"fallbacks,omitempty"`
+	Doubted   bool        `json:"doubted,omitempty"` // what was built came from an index object that lies
 }
 
 const (
@@ -76,6 +77,11 @@ func (r *recovery) loadBeginning() (err error) {
 // build builds the views: from the newest checkpoint that is whole and fits
 // the log, or, when there is none, from the first event.
 func (r *recovery) build(ctx context.Context) error {
+	if r.beginning.Doubted {
+		if err := r.begin(); err != nil {
+			return err
+		}
+	}
 	if err := r.fromCheckpoints(ctx); err != nil {
 		return err
 	}
@@ -91,6 +97,15 @@ func (r *recovery) build(ctx context.Context) error {
 		return err
 	}
 	return r.verify(ctx)
+}
+
+// begin begins the views anew, after some that were built on a lie.
+func (r *recovery) begin() error {
+	if err := r.clear(); err != nil {
+		return err
+	}
+	r.beginning.Doubted, r.beginning.From = false, nil
+	return writeNote(r.beginningPath(), &r.beginning)
 }
 
 // fromCheckpoints tries one checkpoint after the other. Without one that is

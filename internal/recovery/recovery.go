@@ -349,12 +349,13 @@ func (r *recovery) confirm(ctx context.Context) error {
 	if !errors.Is(err, archiver.ErrIndexUnusable) {
 		return err
 	}
-	// A crash before the views are gone leaves such as are confirmed once more;
-	// after it the next run builds them anew.
-	r.beginning.From = nil
+	// A crash before this line leaves views that are confirmed once more; after
+	// it the next run builds them anew, whatever the index objects say then.
+	r.beginning.Doubted = true
+	noted := writeNote(r.beginningPath(), &r.beginning)
 	err = fmt.Errorf("%w: what was recovered came in part from an index object that lies: %w; "+
 		"`strandline index rebuild` writes a right one, after that recover again", eventlog.ErrDamaged, err)
-	return errors.Join(err, writeNote(r.beginningPath(), &r.beginning), r.clear())
+	return errors.Join(err, noted)
 }
 
 func (r *recovery) verifyView(ctx context.Context, p projector.Projector, built *projector.Loaded) (err error) {

@@ -45,7 +45,7 @@ func TestAServerThatCannotShipAnyMoreAcknowledgesNothingAndIsNotHealthy(t *testi
 	d.store("locks", []byte("a lock"))
 	s.awaitArchived()
 	must(t, os.Rename(w.archivePath(), w.path("away")))
-	body := pattern("committed, not archived", 1000)
+	body := pattern("committed, not archived", 20_000) // more than a frame carries
 	d.store("data", body)
 	s.endsCleanly()
 	must(t, os.Rename(w.path("away"), w.archivePath()))

@@ -85,7 +85,7 @@ func readReport(data string) (*recoveryReport, error) {
 	err := readChecked(filepath.Join(data, reportName), &report)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, withCode(exitUsage, fmt.Errorf("%w: this directory was not made by `strandline recover`, or by an older one", err))
+		return nil, withCode(exitUsage, fmt.Errorf("%w: no recovery has ended in this directory: it was made otherwise, or by an older `strandline recover`, or one has begun and not ended", err))
 	case errors.Is(err, errEdited):
 		return nil, withCode(exitDamage, fmt.Errorf("%w; what the recovery did is in the log too: look for recovery_completed in `strandline events`", err))
 	case err == nil && report.Version != reportVersion:

@@ -52,7 +52,8 @@ func allCircumstances() (all []circumstances) {
 // histories: whatever a recovery begins from, wherever its process is killed
 // (and the next one, and the one after that), and whatever has become of the
 // index objects, its digests and its rows are those of the live views, and of
-// the model. Every history is recovered from each of its checkpoints and from the first event, too.
+// the model. Every history is recovered from the first event, too, and those that have checkpoints from each of
+// them.
 func TestTheOracle(t *testing.T) {
 	const histories = 200
 	all := allCircumstances()

@@ -102,6 +102,8 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	}
 	out := &d.result.Drill
 	out.Mode, out.Rate, out.Began = string(d.Mode), opts.Rate, time.Now().UTC()
+	listening := &heard{Handler: d.Log.Handler()}
+	d.Archive.SetLogger(slog.New(listening))
 	for _, step := range []func(context.Context) error{d.recover, d.compareLive, d.readBack} {
 		err := step(ctx)
 		if err != nil && (ctx.Err() != nil || !proves(err)) {
@@ -113,6 +115,9 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		}
 	}
 	d.Progress.Done()
+	for _, warning := range listening.warnings() {
+		d.remark("%s", warning)
+	}
 	out.Ended = time.Now().UTC()
 	out.Verdict = eventlog.DrillPassed
 	if len(d.findings) > 0 {

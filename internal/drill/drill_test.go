@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -125,6 +126,38 @@ func (w *world) shipUnseen() {
 
 // The archive has gone on since the live views were copied: they are brought
 // up to its end.
+// What is damaged and costs nothing but time makes no drill fail; it is told.
+func TestADrillTellsOfADamagedIndexObject(t *testing.T) {
+	w := newWorld(t, 3)
+	for w.ordinal < archiver.RunSize {
+		w.record()
+		w.ship()
+	}
+	var key string
+	must(t, archiver.At(w.bucket, logID).RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error {
+		key = r.Index.Key()
+		return r.Err
+	}))
+	for _, damaged := range []bool{false, true} {
+		if damaged {
+			data, _ := w.bucket.Get(key)
+			w.bucket.Flip(key, 8*len(data)-1)
+		}
+		opts, _ := w.options()
+		result, err := Run(t.Context(), opts)
+		must(t, err)
+		if result.Drill.Verdict != eventlog.DrillPassed {
+			t.Errorf("damaged %v: %+v", damaged, result.Drill)
+		}
+		told := slices.ContainsFunc(result.Remarks, func(remark string) bool {
+			return strings.Contains(remark, "index object") && strings.Contains(remark, key)
+		})
+		if told != damaged {
+			t.Errorf("damaged %v: the remarks are %q", damaged, result.Remarks)
+		}
+	}
+}
+
 func TestALiveViewThatIsBehindTheArchiveIsBroughtUp(t *testing.T) {
 	w := newWorld(t, 30)
 	o, _ := w.options()

@@ -115,6 +115,7 @@ func (s *serving) newDrills(clock clockwork.Clock) *drills {
 	d.practise = d.inChild
 	d.put = func(e eventlog.Event) (eventlog.Seq, error) { return s.log.Append(e, nil).Wait() }
 	d.idle <- struct{}{}
+	d.next, _ = d.schedule.next(&d.record, d.clock.Now(), d.started) // to be told from the first status on
 	return d
 }
 

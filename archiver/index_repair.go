@@ -63,43 +63,53 @@ func (a *Archive) ConfirmIndex(ctx context.Context, after, upto eventlog.Seq) er
 		return err
 	}
 	for _, run := range runsOf(objects, indexes, 1) {
-		x, err := a.openIndex(ctx, run.indexes)
-		if err == nil {
-			err = x.matches(run.objects)
-		}
-		if errors.Is(err, ErrIndexUnusable) {
-			continue
-		}
-		if err != nil {
+		if over, err := a.confirmRun(ctx, run, upto); over || err != nil {
 			return err
-		}
-		first := run.objects[0].First - x.entries[0].object.First
-		entries := x.entries[first : first+uint64(len(run.objects))]
-		beyond := slices.IndexFunc(entries, func(e indexEntry) bool { return e.trailer.First > upto })
-		if beyond == 0 {
-			return nil
-		}
-		if beyond > 0 {
-			entries = entries[:beyond]
-		}
-		_, err = a.confirm(ctx, entries, func(entry *indexEntry) error {
-			stored, err := a.storedFooter(ctx, x, entry)
-			if err == nil {
-				_, err = openContents(entry.trailer, stored, true)
-			}
-			if errors.Is(err, eventlog.ErrObjectDamaged) && entry.trailer.Last <= upto {
-				return nil // what does not decode was read from the object
-			}
-			if err != nil && !errors.Is(err, eventlog.ErrObjectDamaged) {
-				return err
-			}
-			return unusable("of %v it says something else than the object itself", entry.object)
-		})
-		if err != nil {
-			return fmt.Errorf("%v: %w", x.info, err)
 		}
 	}
 	return nil
+}
+
+// confirmRun holds what the index object of run says of those of its objects
+// that begin at or before upto against them. over says that others follow.
+func (a *Archive) confirmRun(ctx context.Context, run *runObjects, upto eventlog.Seq) (over bool, err error) {
+	x, err := a.openIndex(ctx, run.indexes)
+	if err == nil {
+		err = x.matches(run.objects)
+	}
+	if errors.Is(err, ErrIndexUnusable) {
+		return false, nil // nobody read it
+	}
+	if err != nil {
+		return false, err
+	}
+	first := run.objects[0].First - x.entries[0].object.First
+	entries := x.entries[first : first+uint64(len(run.objects))]
+	if beyond := slices.IndexFunc(entries, func(e indexEntry) bool { return e.trailer.First > upto }); beyond >= 0 {
+		entries, over = entries[:beyond], true
+	}
+	_, err = a.confirm(ctx, entries, func(entry *indexEntry) error { return a.lieOrNotRead(ctx, x, entry, upto) })
+	if err != nil {
+		return false, fmt.Errorf("%v: %w", x.info, err)
+	}
+	return over, nil
+}
+
+// lieOrNotRead returns nil for an entry that says something else than its
+// object when it does not decode: then the object itself was read.
+func (a *Archive) lieOrNotRead(ctx context.Context, x *runIndex, entry *indexEntry, upto eventlog.Seq) error {
+	stored, err := a.storedFooter(ctx, x, entry)
+	if err == nil {
+		_, err = openContents(entry.trailer, stored, true)
+	}
+	garbage := errors.Is(err, eventlog.ErrObjectDamaged)
+	switch {
+	case err != nil && !garbage:
+		return err
+	case garbage && entry.trailer.Last <= upto: // else only what stands behind upto may be garbage
+		return nil
+	}
+	return unusable("of %v it says something else than the object itself", entry.object)
 }
 
 // RebuildIndex does what VerifyIndex does and writes the index objects that

@@ -138,12 +138,17 @@ func (a *admission) fullLocked(disk, free, floor int64) error {
 	return fmt.Errorf("%w: %s has %d bytes left, %d kept free", ErrDiskFull, l.dir, free, floor)
 }
 
+// leastFloor is the floor of a small disk: a view's store preallocates 18 MiB
+// of its own log whenever it begins another one, and there are two views. A
+// write of the log that meets a disk which is full for that moment poisons it.
+const leastFloor = 96 << 20
+
 // floor is what stays free of a disk of total bytes. Half of it at least is
 // left for what the log and the views write by themselves.
 func (l *limits) floor(total int64, urgent bool) int64 {
 	floor := l.DiskFloor
 	if floor == 0 {
-		floor = min(total/20, 2<<30)
+		floor = min(max(total/20, leastFloor), 2<<30)
 	}
 	if urgent {
 		floor -= min(urgentReserve, floor/2)

@@ -20,7 +20,7 @@ type Limits struct {
 	BodyMemory int64         // bytes of bodies held in memory over all requests; default 256 MiB
 	MaxBacklog int64         // bytes not yet archived; default 8 GiB
 	DrainTime  time.Duration // a backlog that takes longer to upload slows ingest down; default 25 s; negative: never
-	DiskFloor  int64         // free bytes below which nothing but small urgent events is written; default: the smaller of 5 % and 2 GiB
+	DiskFloor  int64         // free bytes below which nothing but small urgent events is written; default: 5 %, at least 96 MiB and at most 2 GiB
 }
 
 // urgentReserve is the room under the disk floor that deletes, locks and the

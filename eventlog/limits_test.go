@@ -82,6 +82,23 @@ func TestTheDiskFloorOfASmallDiskIsATwentieth(t *testing.T) {
 	}
 }
 
+func TestTheDiskFloorOfATinyDiskHasRoomForWhatViewsPreallocate(t *testing.T) {
+	for _, test := range []struct {
+		free   int64
+		urgent bool
+		want   error
+	}{
+		{leastFloor + 1, false, nil},
+		{leastFloor - 1, false, ErrDiskFull},
+		{leastFloor/2 + 1, true, nil},
+		{leastFloor/2 - 1, true, ErrDiskFull},
+	} {
+		if _, err := limitsOn(test.free, 160<<20, Limits{}).admit(0, test.urgent); !errors.Is(err, test.want) {
+			t.Errorf("%d bytes free, urgent %v: %v, want %v", test.free, test.urgent, err, test.want)
+		}
+	}
+}
+
 func TestADiskThatCannotBeAskedRefuses(t *testing.T) {
 	l := limitsOn(0, 0, Limits{})
 	l.free = func(string) (int64, int64, error) { return 0, 0, errDisk }

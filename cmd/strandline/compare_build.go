@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"maps"
@@ -91,7 +90,11 @@ func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (stri
 // *projector.Violation, unless that log waives it.
 func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq eventlog.Seq, teller *side) (root string, err error) {
 	root = filepath.Join(s.scratch, "at-"+seq.String())
-	if err := roomForCopy(from, s.scratch); err != nil {
+	need, err := recovery.SizeOf(from)
+	if err == nil {
+		err = roomAt(s.scratch, "--scratch")(need)
+	}
+	if err != nil {
 		return "", err
 	}
 	for name, p := range projectors() {
@@ -118,31 +121,6 @@ func (c *comparison) bringUp(ctx context.Context, s *side, from string, seq even
 		}
 	}
 	return root, nil
-}
-
-// roomForCopy refuses to copy the views in from to a disk that has not as many
-// bytes as they take.
-func roomForCopy(from, scratch string) error {
-	var need uint64
-	err := filepath.WalkDir(from, func(_ string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a server that runs has removed it
-		}
-		if err != nil || !entry.Type().IsRegular() {
-			return err
-		}
-		info, err := entry.Info()
-		if err == nil {
-			need += uint64(info.Size())
-		} else if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("look how large the views in %s are: %w", from, err)
-	}
-	return roomAt(scratch, "--scratch")(need)
 }
 
 // granted is what the side's log waives: an archive's in whole, also when its

@@ -219,7 +219,7 @@ func TestBodiesThatComeTogetherDoNotFillTheDisk(t *testing.T) {
 
 func TestADiskThatIsFullIsAnsweredWith507(t *testing.T) {
 	t.Parallel()
-	s := onSmallDisk(newWorld(t), 480) // of which 5 % is more than a view's store preallocates for a moment
+	s := onSmallDisk(newWorld(t), 160)
 	s.start()
 	d := s.door("alice", "laptop")
 	d.create()
@@ -228,9 +228,9 @@ func TestADiskThatIsFullIsAnsweredWith507(t *testing.T) {
 	var refused answer
 	for n := byte(0); refused.status == 0; n++ {
 		if n == 160 {
-			t.Fatal("480 MiB fit on a disk of 480 MiB")
+			t.Fatal("160 MiB fit on a disk of 160 MiB")
 		}
-		body := bytes.Repeat([]byte{n}, 3<<20)
+		body := bytes.Repeat([]byte{n}, 1<<20)
 		eventually(t, "the disk has room or can drain nothing", func() error {
 			a := d.do("POST", named("data", body), body)
 			switch a.status {
@@ -245,9 +245,9 @@ func TestADiskThatIsFullIsAnsweredWith507(t *testing.T) {
 		})
 	}
 	if refused.status != 507 {
-		t.Fatalf("after %d MiB: %d %s", 3*len(stored), refused.status, refused.body)
+		t.Fatalf("after %d MiB: %d %s", len(stored), refused.status, refused.body)
 	}
-	t.Logf("507 after %d MiB: %s", 3*len(stored), strings.TrimSpace(refused.body))
+	t.Logf("507 after %d MiB: %s", len(stored), strings.TrimSpace(refused.body))
 	d.store("locks", []byte("another lock")) // the reserve
 	d.wants(200, "GET", stored[0], nil)
 	d.wants(200, "DELETE", stored[0], nil)

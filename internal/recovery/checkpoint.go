@@ -78,7 +78,7 @@ func (r *recovery) loadBeginning() (err error) {
 // the log, or, when there is none, from the first event.
 func (r *recovery) build(ctx context.Context) error {
 	if r.beginning.Doubted {
-		if err := r.begin(); err != nil {
+		if err := r.beginAnew(); err != nil {
 			return err
 		}
 	}
@@ -99,8 +99,8 @@ func (r *recovery) build(ctx context.Context) error {
 	return r.verify(ctx)
 }
 
-// begin begins the views anew, after some that were built on a lie.
-func (r *recovery) begin() error {
+// beginAnew removes views that were built on a lie.
+func (r *recovery) beginAnew() error {
 	if err := r.clear(); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func Disk(ctx context.Context, archive *archiver.Archive, leftovers ...string) (
 // without returns need less what lies at the paths.
 func without(need uint64, paths []string) (uint64, error) {
 	for _, path := range paths {
-		have, err := sizeOf(path)
+		have, err := SizeOf(path)
 		if err != nil {
 			return 0, err
 		}
@@ -189,19 +189,22 @@ func between(a, b stretch) stretch {
 	return stretch{a.first, b.last, a.firstEnd, b.lastEnd, a.firstSize, b.lastSize}
 }
 
-// sizeOf adds up the files below dir, which need not be there.
-func sizeOf(dir string) (total uint64, err error) {
+// SizeOf adds up the files below dir, which need not be there, nor stay there.
+func SizeOf(dir string) (total uint64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
+		var info fs.FileInfo
+		if err == nil && !entry.IsDir() {
+			info, err = entry.Info()
 		}
-		info, err := entry.Info()
-		if err == nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // gone meanwhile
+			return nil
+		case info != nil:
 			total += uint64(max(info.Size(), 0))
 		}
 		return err
 	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return 0, fmt.Errorf("add up what lies in %s: %w", dir, err)
 	}
 	return total, nil

@@ -213,7 +213,7 @@ type weighing struct {
 }
 
 func (e *weighing) weigh() {
-	size, err := sizeOf(e.root)
+	size, err := SizeOf(e.root)
 	if err == nil && size > e.most.Load() {
 		e.most.Store(size)
 	}

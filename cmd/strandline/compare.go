@@ -136,6 +136,10 @@ func (p *printer) difference(d *projector.Difference, names map[eventlog.Seq]str
 		p.say("%s view: equal at seq %s, digest %s\n", d.View, d.A.Position, d.A.Rows)
 		return
 	}
+	if d.A.Rows == d.B.Rows && d.A.Rows == d.A.Kept && d.B.Rows == d.B.Kept {
+		p.say("%s view: the same rows, A as of seq %s, B as of seq %s, digest %s\n", d.View, d.A.Position, d.B.Position, d.A.Rows)
+		return
+	}
 	p.say("%s view: DIFFERS\n  A at seq %s, digest %s (rows %s)\n  B at seq %s, digest %s (rows %s)\n",
 		d.View, d.A.Position, d.A.Kept, d.A.Rows, d.B.Position, d.B.Kept, d.B.Rows)
 	for _, machine := range d.Machines {

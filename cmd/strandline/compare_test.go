@@ -215,3 +215,27 @@ func TestCompareThatIsInterruptedLeavesNothing(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 }
+
+// Two sides that diverge are compared as of their own ends: a view in which
+// nothing happened since is not said to differ.
+func TestAViewWithTheSameRowsAsOfOtherEventsIsSaidToHaveThem(t *testing.T) {
+	same, other := projector.Digest{1}, projector.Digest{2}
+	side := func(position eventlog.Seq, kept, rows projector.Digest) projector.Side {
+		return projector.Side{Position: position, Kept: kept, Rows: rows}
+	}
+	for _, test := range []struct {
+		a, b projector.Side
+		want string
+	}{
+		{side(7, same, same), side(7, same, same), "block view: equal at"},
+		{side(7, same, same), side(9, same, same), "block view: the same rows, A as of seq 0.7, B as of seq 0.9"},
+		{side(7, same, same), side(9, other, other), "block view: DIFFERS"},
+		{side(7, other, same), side(9, other, same), "block view: DIFFERS"}, // what the digests say is not there
+	} {
+		var text strings.Builder
+		(&printer{w: &text}).difference(&projector.Difference{View: "block", A: test.a, B: test.b}, nil)
+		if !strings.HasPrefix(text.String(), test.want) {
+			t.Errorf("it says %q, want %q", text.String(), test.want)
+		}
+	}
+}

@@ -65,6 +65,7 @@ type app struct {
 	progress *progress.Progress
 	notTaken int // starts at a bucket that took nothing; owned by the goroutine of the start
 	clients  net.Listener
+	traffic  traffic // of clients
 	admin    net.Listener
 
 	announced sync.Once
@@ -302,7 +303,7 @@ func (a *app) serveClients() (*clientServer, error) {
 	config := resticapi.Config{
 		Store: a.door, Auth: a.auth, MaxBody: int64(a.cfg.MaxBody), AccessLog: access, Observer: a.metrics, Log: a.log,
 	}
-	serverConfig := resticapi.ServerConfig{Handler: resticapi.NewHandler(config), Log: a.log}
+	serverConfig := resticapi.ServerConfig{Handler: a.traffic.watch(resticapi.NewHandler(config)), Log: a.log}
 	if a.cfg.TLS {
 		serverConfig.CertFile, serverConfig.KeyFile = a.cfg.TLSCert, a.cfg.TLSKey
 	}

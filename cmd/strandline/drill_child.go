@@ -26,10 +26,10 @@ import (
 )
 
 // A server drills in a process of its own: its own program again, at the
-// lowest priority of processor and disk, with one processor and little memory.
-// The request is a line of JSON on its standard input, which then stays open:
-// when it ends, so does the child. What it says on its standard output is
-// lines of childLine.
+// lowest priority of processor and disk, with one processor and little memory,
+// and standing still for most of the time while clients are served. The request
+// is a line of JSON on its standard input, which then stays open: when it ends,
+// so does the child. What it says on its standard output is lines of childLine.
 
 const (
 	childCommand = "drill-work"
@@ -130,9 +130,10 @@ func (w *childWriter) tell(ctx context.Context, bar *progress.Progress) {
 	}
 }
 
-// drillInChild has a child do the drill and tells report how far it is. The
-// child is killed when ctx ends, and when this process does.
-func drillInChild(ctx context.Context, request drillRequest, report func(progress.Snapshot)) (*drill.Result, error) {
+// drillInChild has a child do the drill and tells report how far it is. While
+// busy says so the child gives way. It is killed when ctx ends, and when this
+// process does.
+func drillInChild(ctx context.Context, request drillRequest, busy func() bool, report func(progress.Snapshot)) (*drill.Result, error) {
 	line, err := json.Marshal(request)
 	if err != nil {
 		return nil, fmt.Errorf("ask for a drill: %w", err)
@@ -156,7 +157,7 @@ func drillInChild(ctx context.Context, request drillRequest, report func(progres
 	go func() { read <- readChild(out, &final, report) }()
 	_, err = hold.Write(append(line, '\n'))
 	if err == nil {
-		err = runLow(cmd)
+		err = runLow(cmd, busy)
 	}
 	tell.CloseWithError(io.EOF)
 	err = errors.Join(err, <-read, in.Close(), hold.Close())

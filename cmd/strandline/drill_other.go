@@ -24,8 +24,9 @@ func ownProgram() (string, error) {
 
 // runLow runs cmd at the lowest priority of the processor; that of the disk
 // follows it on the systems that have one. The end of its standard input tells
-// the child that this process has gone.
-func runLow(cmd *exec.Cmd) error {
+// the child that this process has gone, which it would not hear while it stood
+// still: so it does not give way as on Linux.
+func runLow(cmd *exec.Cmd, _ func() bool) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for the server
 	if err := cmd.Start(); err != nil {
 		return err

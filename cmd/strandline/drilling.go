@@ -267,7 +267,7 @@ func (d *drills) inChild(ctx context.Context, run *drillRun) (result *drill.Resu
 	if run.sample < 0 {
 		request.Sample = int(d.app.cfg.DrillSample) //nolint:gosec // at most maxSample
 	}
-	return drillInChild(ctx, request, run.report)
+	return drillInChild(ctx, request, d.app.traffic.busy, run.report)
 }
 
 // drillRequests is how many requests a second a drill makes of the store.

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// While clients are served a drill's process stands still most of the time, and
+// it goes on when they are not; one that ends meanwhile is heard of.
+func TestADrillGivesWayToClients(t *testing.T) {
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	var busy atomic.Bool
+	busy.Store(true)
+	child := exec.CommandContext(ctx, "sh", "-c", "while :; do :; done")
+	started := make(chan int, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runLow(child, func() bool {
+			select {
+			case started <- child.Process.Pid:
+			default:
+			}
+			return busy.Load()
+		})
+	}()
+	pid := <-started
+	// runs in a row that were seen: far more than one turn has.
+	awaitState(t, pid, func(inARow int) bool { return inARow < 0 })
+	busy.Store(false)
+	awaitState(t, pid, func(inARow int) bool { return inARow == 100 })
+	busy.Store(true)
+	awaitState(t, pid, func(inARow int) bool { return inARow < 0 })
+	kill() // as it stands still, or as it runs
+	if err := <-ended; err == nil {
+		t.Error("a child that was killed is said to have ended well")
+	}
+
+	short := exec.Command("true")
+	if err := runLow(short, func() bool { return true }); err != nil {
+		t.Errorf("a child that ended by itself: %v", err)
+	}
+}
+
+// awaitState looks at the process every few milliseconds until enough says so
+// of how often in a row it was seen not to stand still; -1: it stands still.
+func awaitState(t *testing.T, pid int, enough func(inARow int) bool) {
+	t.Helper()
+	looks := time.NewTicker(2 * time.Millisecond)
+	defer looks.Stop()
+	for inARow := 0; ; {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inARow++
+		if _, state, _ := bytes.Cut(stat, []byte(") ")); state[0] == 'T' {
+			inARow = -1
+		}
+		if enough(inARow) {
+			return
+		}
+		inARow = max(inARow, 0)
+		select {
+		case <-looks.C:
+		case <-t.Context().Done():
+			t.Fatal("the process was never seen so")
+		}
+	}
+}
+
+func TestTrafficIsThereWhileAndShortlyAfterAClientIsServed(t *testing.T) {
+	var now traffic
+	if now.busy() {
+		t.Error("busy before the first request")
+	}
+	served := httptest.NewServer(now.watch(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if now.under.Load() != 1 || !now.busy() {
+			t.Error("not busy while a client is served")
+		}
+	})))
+	answer, err := http.Get(served.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	served.Close() // waits for the request
+	if now.under.Load() != 0 || now.last.Load() == 0 {
+		t.Errorf("%d requests under way, the last at %d", now.under.Load(), now.last.Load())
+	}
+	now.last.Store(time.Now().Add(-trafficLasts).UnixNano())
+	if now.busy() {
+		t.Error("busy long after the last request")
+	}
+}

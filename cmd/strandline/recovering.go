@@ -102,7 +102,7 @@ func phaseGauges(state *metrics.State, now progress.Snapshot, reads archiver.Rea
 	state.ReadsLimit, state.ReadsMin, state.ReadsMax, state.ReadsInFlight = reads.Limit, reads.Min, reads.Max, reads.InFlight
 	state.Phase, state.PhaseDone, state.PhaseExpected = now.Phase, now.Done, now.Total
 	state.PhaseEventsPerSecond, state.PhaseBytesPerSecond = now.EventsPerSecond, now.BytesPerSecond
-	state.PhaseLeft, state.PhaseBinds = seconds(now.ETASeconds), bindsLabel(now.Binds)
+	state.PhaseLeft, state.EndLeft, state.PhaseBinds = seconds(now.ETASeconds), seconds(now.EndSeconds), bindsLabel(now.Binds)
 }
 
 // bindsLabel is what binds without what is said more of it: metrics have few

@@ -119,14 +119,14 @@ func TestTheMetricsTellHowFarAPhaseIs(t *testing.T) {
 	} {
 		var state metrics.State
 		phaseGauges(&state, progress.Snapshot{
-			Phase: "project objects", Done: 3, Total: 9, EventsPerSecond: 4000, BytesPerSecond: 1e6, ETASeconds: 1.5, Binds: binds,
+			Phase: "project objects", Done: 3, Total: 9, EventsPerSecond: 4000, BytesPerSecond: 1e6, ETASeconds: 1.5, EndSeconds: 4, Binds: binds,
 		}, archiver.ReadStats{Limit: 5, Min: 1, Max: 9, InFlight: 3})
 		if want != "" && !slices.Contains(metrics.Binds, want) {
 			t.Errorf("%q is not exported", want)
 		}
 		if want := (metrics.State{
 			Phase: "project objects", PhaseDone: 3, PhaseExpected: 9, PhaseEventsPerSecond: 4000, PhaseBytesPerSecond: 1e6,
-			PhaseLeft: 1500 * time.Millisecond, PhaseBinds: want, ReadsLimit: 5, ReadsMin: 1, ReadsMax: 9, ReadsInFlight: 3,
+			PhaseLeft: 1500 * time.Millisecond, EndLeft: 4 * time.Second, PhaseBinds: want, ReadsLimit: 5, ReadsMin: 1, ReadsMax: 9, ReadsInFlight: 3,
 		}); !reflect.DeepEqual(state, want) {
 			t.Errorf("%q: %+v, want %+v", binds, state, want)
 		}

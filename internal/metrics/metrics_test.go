@@ -42,7 +42,7 @@ func example() State {
 		Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
 		DrillRunning: true, DrillFailed: true, DrillLastSuccess: time.Unix(1795485600, 0), DrillRTO: 90 * time.Second, DrillsPassed: 3, DrillsFailed: 1, DrillsUndone: 2,
 		Phase: "project", PhaseDone: 10, PhaseExpected: 40,
-		PhaseEventsPerSecond: 250_000, PhaseBytesPerSecond: 3 << 20, PhaseLeft: 90 * time.Second, PhaseBinds: "disk",
+		PhaseEventsPerSecond: 250_000, PhaseBytesPerSecond: 3 << 20, PhaseLeft: 90 * time.Second, EndLeft: 150 * time.Second, PhaseBinds: "disk",
 		ReadsLimit: 12, ReadsMin: 2, ReadsMax: 64, ReadsInFlight: 9,
 	}
 }
@@ -89,7 +89,7 @@ func TestTheExportedMetrics(t *testing.T) {
 		"strandline_http_response_bytes_total", "strandline_lossy_start", "strandline_mode", "strandline_poisoned",
 		"strandline_reads_in_flight", "strandline_reads_limit", "strandline_reads_max", "strandline_reads_min",
 		"strandline_ready", "strandline_recovery_binds", "strandline_recovery_bytes_per_second", "strandline_recovery_done",
-		"strandline_recovery_events_per_second", "strandline_recovery_expected", "strandline_recovery_left_seconds", "strandline_view_lag_events",
+		"strandline_recovery_end_seconds", "strandline_recovery_events_per_second", "strandline_recovery_expected", "strandline_recovery_left_seconds", "strandline_view_lag_events",
 		"strandline_view_lag_seconds", "strandline_view_stopped", "strandline_wal_batch_events", "strandline_warnings",
 	}
 	golden := filepath.Join("testdata", "metrics.txt")

@@ -49,6 +49,7 @@ type State struct {
 
 	PhaseEventsPerSecond, PhaseBytesPerSecond float64       // of the last seconds
 	PhaseLeft                                 time.Duration // until the phase ends; 0 when not known
+	EndLeft                                   time.Duration // until the last phase ends; 0 when not known
 	PhaseBinds                                string        // one of Binds; "" when nothing stands out
 
 	// Reads of the archive that may be under way at once: now, and between
@@ -101,7 +102,8 @@ type stateCollector struct {
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
 	recoveryEvents, recoveryBytes     *prometheus.Desc
-	recoveryLeft, recoveryBinds       *prometheus.Desc
+	recoveryLeft, recoveryEnd         *prometheus.Desc
+	recoveryBinds                     *prometheus.Desc
 	readsLimit, readsMin, readsMax    *prometheus.Desc
 	readsInFlight                     *prometheus.Desc
 	drillRunning, drillFailed         *prometheus.Desc
@@ -145,6 +147,7 @@ func newStateCollector() *stateCollector {
 		recoveryExpected:   desc("recovery_expected", "Units that the phase running now will have.", "phase"),
 		recoveryEvents:     desc("recovery_events_per_second", "Events that the phase running now takes in.", "phase"),
 		recoveryBytes:      desc("recovery_bytes_per_second", "Bytes that the phase running now takes in.", "phase"),
+		recoveryEnd:        desc("recovery_end_seconds", "Time until the recovery's last phase ends, as it goes now; absent while that is not known."),
 		recoveryLeft:       desc("recovery_left_seconds", "Time until the phase running now ends, at its rate; absent while that is not known.", "phase"),
 		recoveryBinds:      desc("recovery_binds", "1 for what the phase running now waits for most, 0 for the others.", "phase", "binds"),
 		readsLimit:         desc("reads_limit", "Reads of the archive that building views may have under way at once now; found out, between the bounds."),
@@ -176,7 +179,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
 		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
-		c.recoveryDone, c.recoveryExpected, c.recoveryEvents, c.recoveryBytes, c.recoveryLeft, c.recoveryBinds, c.readsLimit, c.readsMin, c.readsMax, c.readsInFlight,
+		c.recoveryDone, c.recoveryExpected, c.recoveryEvents, c.recoveryBytes, c.recoveryLeft, c.recoveryEnd, c.recoveryBinds, c.readsLimit, c.readsMin, c.readsMax, c.readsInFlight,
 		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
 		c.drillRunning, c.drillFailed, c.drillSuccess, c.drillRTO, c.drills,
 	} {
@@ -266,6 +269,9 @@ func (c *stateCollector) collectPhase(out chan<- prometheus.Metric, s *State) {
 		gauge(out, c.recoveryBytes, s.PhaseBytesPerSecond, s.Phase)
 		if s.PhaseLeft > 0 {
 			gauge(out, c.recoveryLeft, s.PhaseLeft.Seconds(), s.Phase)
+		}
+		if s.EndLeft > 0 {
+			gauge(out, c.recoveryEnd, s.EndLeft.Seconds())
 		}
 		for _, what := range Binds {
 			gauge(out, c.recoveryBinds, truth(what == s.PhaseBinds), s.Phase, what)

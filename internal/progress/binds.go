@@ -166,8 +166,7 @@ func (s *shares) store() string {
 }
 
 // advice says what would help. speed is what the disk can write in all, 0 when
-// that is not known; eta is how long the phase will take as it goes, in
-// seconds.
+// that is not known; eta is how long everything will take as it goes, in seconds.
 func (s *shares) advice(binds string, speed, eta float64) string {
 	switch binds {
 	case "store":

@@ -58,7 +58,8 @@ type phase struct {
 	begin       time.Time
 	done, bytes atomic.Int64
 	events      atomic.Int64
-	wait        wait // for what is read
+	wait        wait                    // for what is read
+	ahead       atomic.Pointer[float64] // see Ahead; nil: nothing is known to come
 	binds       atomic.Pointer[string]
 	ended       atomic.Pointer[Snapshot] // nil while it runs
 	base        uint64                   // bytes that had been read from the store before
@@ -153,6 +154,18 @@ func (p *Progress) Expect(n int64) {
 	}
 	if ph := p.current.Load(); ph != nil {
 		ph.total.Add(n)
+	}
+}
+
+// Ahead says that other phases come behind this one, which take about times the
+// processor time that all of this one takes, spread over all cores: so the end
+// of all can be told.
+func (p *Progress) Ahead(times float64) {
+	if p == nil {
+		return
+	}
+	if ph := p.current.Load(); ph != nil {
+		ph.ahead.Store(&times)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"math"
+	"runtime"
 	"os"
 	"strings"
 	"sync"
@@ -91,11 +92,35 @@ func TestTheTimeLeftIsKnownOnceSomethingIsDone(t *testing.T) {
 		if s := p.Snapshot(); s.ETASeconds != 6 || s.PerSecond != 10 {
 			t.Errorf("snapshot %+v, want 6 s left at 10/s", s)
 		}
+		p.Ahead(0.5) // of the ten seconds that all of it will have taken
+		if s := p.Snapshot(); s.ETASeconds != 6 || s.EndSeconds != 11 || !strings.Contains(s.String(), "6s left, 11s to the end") {
+			t.Errorf("%s: %+v", s, s)
+		}
 		p.Add(70) // more than was announced
 		if s := p.Snapshot(); s.ETASeconds != 0 || s.Done != 110 {
 			t.Errorf("snapshot %+v", s)
 		}
 	})
+}
+
+// What comes behind a phase takes as long as the cores need for it, not as long
+// as the phase waits for its store; a disk that is too slow stays so.
+func TestWhatComesBehindAPhaseIsToldByItsProcessorTime(t *testing.T) {
+	cores := float64(runtime.GOMAXPROCS(0))
+	ph := &phase{}
+	s := Snapshot{Done: 25, Total: 100, ElapsedSeconds: 20, ETASeconds: 60, CPUSeconds: 3 * cores, Binds: "store latency"}
+	if got := ph.behind(&s); got != 0 {
+		t.Errorf("%v s behind a phase that nothing is known to follow", got)
+	}
+	times := 0.5
+	ph.ahead.Store(&times)
+	if got := ph.behind(&s); got != 6 {
+		t.Errorf("%v s behind a phase that takes every core for 12 s, want 6", got)
+	}
+	s.Binds = "disk"
+	if got := ph.behind(&s); got != 40 {
+		t.Errorf("%v s behind a phase of 80 s which the disk binds, want 40", got)
+	}
 }
 
 func TestPhasesFollowEachOther(t *testing.T) {

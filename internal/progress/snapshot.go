@@ -4,6 +4,7 @@ package progress
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -22,7 +23,9 @@ type Snapshot struct {
 	EventsPerSecond float64   `json:"events_per_second,omitempty"` //
 	BytesPerSecond  float64   `json:"bytes_per_second,omitempty"`  //
 	ElapsedSeconds  float64   `json:"elapsed_seconds"`             //
-	ETASeconds      float64   `json:"eta_seconds,omitempty"`       // 0: not known, or done
+	CPUSeconds      float64   `json:"cpu_seconds,omitempty"`       // processor time used, of all cores; 0: not known
+	ETASeconds      float64   `json:"eta_seconds,omitempty"`       // of the phase; 0: not known, or done
+	EndSeconds      float64   `json:"eta_end_seconds,omitempty"`   // to the end of the last phase; 0: not known, or the phase is the last
 	Binds           string    `json:"binds,omitempty"`             // what it waits for most; "": not known
 	Advice          string    `json:"advice,omitempty"`            // what would help
 	Reads           *Reads    `json:"reads,omitempty"`             // nil: not known, or the phase has ended
@@ -72,7 +75,7 @@ func (p *Progress) snapshot(ph *phase) Snapshot {
 func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	s := Snapshot{
 		Phase: ph.name, Began: ph.begin.UTC(), Total: ph.total.Load(), Done: now.done, Bytes: now.bytes, Events: now.events,
-		ElapsedSeconds: now.at.Sub(ph.begin).Seconds(),
+		ElapsedSeconds: now.at.Sub(ph.begin).Seconds(), CPUSeconds: (now.cpu - ph.first.cpu).Seconds(),
 	}
 	if took := now.at.Sub(since.at).Seconds(); took > 0 {
 		s.PerSecond = float64(s.Done-since.done) / took
@@ -82,24 +85,40 @@ func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	if left := s.Total - s.Done; left > 0 && s.PerSecond > 0 {
 		s.ETASeconds = float64(left) / s.PerSecond
 	}
+	measured := p.shares(&since, &now)
 	if what := ph.binds.Load(); what != nil {
 		s.Binds = *what
 	} else if p.reading != nil {
-		p.explain(&s, since, now)
+		s.Binds = measured.binds()
+	}
+	if behind := ph.behind(&s); behind > 0 && s.ETASeconds > 0 {
+		s.EndSeconds = s.ETASeconds + behind
+	}
+	if r := &now.reading; r.Limit > 0 {
+		s.Reads = &Reads{Limit: r.Limit, Min: r.Min, Max: r.Max, InFlight: r.InFlight}
+	}
+	if ph.binds.Load() == nil && p.reading != nil {
+		p.mu.Lock()
+		speed := p.diskSpeed
+		p.mu.Unlock()
+		s.Advice = measured.advice(s.Binds, speed, max(s.ETASeconds, s.EndSeconds))
 	}
 	return s
 }
 
-func (p *Progress) explain(s *Snapshot, since, now sample) {
-	p.mu.Lock()
-	speed := p.diskSpeed
-	p.mu.Unlock()
-	if r := &now.reading; r.Limit > 0 {
-		s.Reads = &Reads{Limit: r.Limit, Min: r.Min, Max: r.Max, InFlight: r.InFlight}
+// behind returns how many seconds what comes behind the phase will take. Its
+// processor time tells how fast the cores are, however long the store is waited
+// for; a disk that binds the phase binds what is behind it, too.
+func (ph *phase) behind(s *Snapshot) float64 {
+	times := ph.ahead.Load()
+	if times == nil || s.Done <= 0 {
+		return 0
 	}
-	measured := p.shares(&since, &now)
-	s.Binds = measured.binds()
-	s.Advice = measured.advice(s.Binds, speed, s.ETASeconds)
+	whole := s.ElapsedSeconds + s.ETASeconds
+	if s.CPUSeconds > 0 && s.Binds != "disk" {
+		whole = s.CPUSeconds * float64(s.Total) / float64(s.Done) / float64(runtime.GOMAXPROCS(0))
+	}
+	return *times * whole
 }
 
 // final is the snapshot of a phase that has ended: nothing is left, and the
@@ -107,7 +126,7 @@ func (p *Progress) explain(s *Snapshot, since, now sample) {
 func (p *Progress) final(ph *phase) Snapshot {
 	now := p.sample(ph)
 	s := p.describe(ph, ph.first, now)
-	s.Ended, s.ETASeconds, s.Advice, s.Reads = now.at.UTC(), 0, "", nil
+	s.Ended, s.ETASeconds, s.EndSeconds, s.Advice, s.Reads = now.at.UTC(), 0, 0, "", nil
 	ph.ended.Store(&s)
 	return s
 }
@@ -119,6 +138,9 @@ func (s Snapshot) attrs() []any {
 		attrs = append(attrs, "total", s.Total)
 	}
 	attrs = append(attrs, "per_second", round(s.PerSecond), "elapsed", seconds(s.ElapsedSeconds))
+	if s.CPUSeconds > 0 {
+		attrs = append(attrs, "cpu", seconds(s.CPUSeconds))
+	}
 	if s.Bytes > 0 {
 		attrs = append(attrs, "bytes", s.Bytes, "bytes_per_second", round(s.BytesPerSecond))
 	}
@@ -127,6 +149,9 @@ func (s Snapshot) attrs() []any {
 	}
 	if s.ETASeconds > 0 {
 		attrs = append(attrs, "eta", seconds(s.ETASeconds))
+	}
+	if s.EndSeconds > 0 {
+		attrs = append(attrs, "eta_end", seconds(s.EndSeconds))
 	}
 	if r := s.Reads; r != nil {
 		attrs = append(attrs, "reads_at_once", r.String())
@@ -163,6 +188,9 @@ func (s Snapshot) counts() string {
 	}
 	if s.ETASeconds > 0 {
 		fmt.Fprintf(&b, ", %s left", seconds(s.ETASeconds))
+	}
+	if s.EndSeconds > 0 {
+		fmt.Fprintf(&b, ", %s to the end", seconds(s.EndSeconds))
 	}
 	if r := s.Reads; r != nil {
 		fmt.Fprintf(&b, ", %s reads at once", r)

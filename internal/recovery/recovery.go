@@ -268,18 +268,29 @@ func (r *recovery) project(ctx context.Context) error {
 
 func (r *recovery) load(ctx context.Context, tolerate func(*projector.Violation) bool) (err error) {
 	r.phases.start("project objects", int64(r.inputs.Objects))
+	r.Progress.Ahead(mergeOfProject + verifyOfProject)
 	var merging sync.Once
 	load := projector.Load{
 		Engine: r.Engine, Dir: r.Dir, Scratch: filepath.Join(r.Scratch, "runs"), Input: r.inputs.String(), Upto: r.inputs.Upto,
 		Projectors: r.Projectors, Memory: r.Memory, Tolerate: tolerate, Log: r.Log,
 		Merging: func(n, total uint64) {
-			merging.Do(func() { r.phases.start("merge rows", int64(total)) })
+			merging.Do(func() {
+				r.phases.start("merge rows", int64(total))
+				r.Progress.Ahead(verifyOfProject / mergeOfProject)
+			})
 			r.Progress.Add(int64(n))
 		},
 	}
 	r.result.Views, err = load.Run(ctx, Counted(r.Archive, r.Progress, &r.events))
 	return err
 }
+
+// What the phases of a recovery take of processor time, of what projecting
+// takes (docs/PERFORMANCE.md): so the end is told before they have begun.
+const (
+	mergeOfProject  = 0.7
+	verifyOfProject = 0.3
+)
 
 // honoured is what the log waives, when this recovery goes on past that.
 func (r *recovery) honoured() *Granted {

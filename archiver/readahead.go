@@ -11,11 +11,13 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/memory"
 )
 
 // Footers are read ahead of the reader: so many at once, and no more decoded
 // than fit the budget (a single larger one goes alone). Those in index objects
-// come in pieces, each one request, and several at once.
+// come in pieces, each one request, and several at once. What is bytes is less
+// where GOMEMLIMIT is low.
 const (
 	readsAhead   = 64
 	aheadBudget  = 64 << 20 // bytes of footers decoded, or about to be
@@ -54,13 +56,25 @@ type metadata struct {
 type ahead struct {
 	archive *Archive
 	whole   bool // entries are decoded, too
-	decoded *semaphore.Weighted
-	stored  *semaphore.Weighted
+	decoded *weighted
+	stored  *weighted
+	piece   int64 // bytes that one request asks for, of several footers
 	queue   chan *metadata
 	guess   tailGuess
 	running sync.WaitGroup
 	before  <-chan struct{} // owned by dispatch: admitted of the object before
 }
+
+// weighted is a semaphore that knows how much there is.
+type weighted struct {
+	*semaphore.Weighted
+	all int64
+}
+
+func newWeighted(all int64) *weighted { return &weighted{semaphore.NewWeighted(all), all} }
+
+// atMost returns n, or all that there is: one thing that is larger goes alone.
+func (w *weighted) atMost(n int64) int64 { return min(n, w.all) }
 
 // readAhead calls use with the metadata of each object, in order, while the
 // next ones are being read: out of index objects where there are any that fit,
@@ -72,7 +86,8 @@ func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, indexes [
 	close(first)
 	r := &ahead{
 		archive: a, whole: whole, before: first, queue: make(chan *metadata, readsAhead),
-		decoded: semaphore.NewWeighted(aheadBudget), stored: semaphore.NewWeighted(storedBudget),
+		decoded: newWeighted(memory.Budget(aheadBudget)), stored: newWeighted(memory.Budget(storedBudget)),
+		piece: memory.Budget(pieceLimit),
 	}
 	defer r.running.Wait()
 	defer cancel()
@@ -237,7 +252,7 @@ func (r *ahead) admit(ctx context.Context, m *metadata, weight int64) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	weight = min(weight, aheadBudget)
+	weight = r.decoded.atMost(weight)
 	if err := r.decoded.Acquire(ctx, weight); err != nil {
 		return fmt.Errorf("wait for memory: %w", err)
 	}

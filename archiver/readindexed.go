@@ -37,7 +37,7 @@ func (r *ahead) dispatchIndex(ctx context.Context, x *runIndex, objects []Object
 		return true
 	}
 	for len(metas) > 0 {
-		n, size := firstPiece(metas)
+		n, size := r.firstPiece(metas)
 		if !r.dispatchPiece(ctx, metas[:n], size) {
 			return false
 		}
@@ -47,10 +47,10 @@ func (r *ahead) dispatchIndex(ctx context.Context, x *runIndex, objects []Object
 }
 
 // firstPiece returns how many footers one request asks for, and their bytes.
-func firstPiece(metas []*metadata) (n int, size int64) {
+func (r *ahead) firstPiece(metas []*metadata) (n int, size int64) {
 	for _, m := range metas {
 		footer := int64(m.trailer.FooterSize)
-		if n > 0 && size+footer > pieceLimit {
+		if n > 0 && size+footer > r.piece {
 			break
 		}
 		n, size = n+1, size+footer
@@ -61,11 +61,11 @@ func firstPiece(metas []*metadata) (n int, size int64) {
 // dispatchPiece reads some footers that stand next to each other, when there
 // is memory for all of them.
 func (r *ahead) dispatchPiece(ctx context.Context, piece []*metadata, size int64) bool {
-	if r.stored.Acquire(ctx, min(size, storedBudget)) != nil {
+	if r.stored.Acquire(ctx, r.stored.atMost(size)) != nil {
 		return false // ctx has ended
 	}
 	for _, m := range piece {
-		m.stored = min(int64(m.trailer.FooterSize), storedBudget) // a larger one is alone in its piece
+		m.stored = r.stored.atMost(int64(m.trailer.FooterSize)) // a larger one is alone in its piece
 	}
 	r.running.Go(func() { r.readPiece(ctx, piece) })
 	for _, m := range piece {

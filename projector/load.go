@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/memory"
 )
 
 // Load builds views from the first event on, faster than events could be
@@ -34,7 +35,7 @@ type Load struct {
 	Input      string
 	Upto       eventlog.Seq // the last event that counts; the source must have it
 	Projectors []Projector
-	Memory     int64 // bytes for records that are being sorted; 0: 192 MiB
+	Memory     int64 // bytes for records that are being sorted; 0: 192 MiB, less where GOMEMLIMIT is low
 	Log        *slog.Logger
 	// Tolerate is asked about each broken expectation: true goes on as if the
 	// event were not there. nil tolerates none. See Runner.Tolerate.
@@ -276,11 +277,11 @@ func (l *Load) fillOneByOne(ctx context.Context, source Source, sites []*site) e
 
 func (l *Load) open(s *site) (loading, error) {
 	if (l.sortAll || sortable(s.projector)) && l.Tolerate == nil {
-		memory := l.Memory
-		if memory == 0 {
-			memory = defaultLoadMemory
+		bytes := l.Memory
+		if bytes == 0 {
+			bytes = memory.Budget(defaultLoadMemory)
 		}
-		sorter, err := newSorter(s.projector, filepath.Join(l.Scratch, s.projector.Name()), l.Input, int(min(memory/3, 1<<30)))
+		sorter, err := newSorter(s.projector, filepath.Join(l.Scratch, s.projector.Name()), l.Input, int(min(bytes/3, 1<<30)))
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/memory"
 )
 
 // PackedSource is a Source that can hand events out before they are decoded,
@@ -89,9 +90,10 @@ type cutting struct {
 	source  Source
 	upto    eventlog.Seq // the last event that counts; 0: all do
 	sites   []*site
-	queue   chan *stretch // in the order of the events
-	slots   chan struct{} // one for each stretch that is being gathered
-	memory  *semaphore.Weighted
+	queue   chan *stretch       // in the order of the events
+	slots   chan struct{}       // one for each stretch that is being gathered
+	memory  *semaphore.Weighted // of all bytes
+	all     int64
 	running *sync.WaitGroup
 
 	before eventlog.Seq // the last event that the parts so far cover
@@ -99,14 +101,14 @@ type cutting struct {
 }
 
 func newCutting(source Source, upto eventlog.Seq, sites []*site, running *sync.WaitGroup) *cutting {
-	cores := runtime.GOMAXPROCS(0)
+	cores, all := runtime.GOMAXPROCS(0), memory.Budget(stretchMemory)
 	return &cutting{source: source, upto: upto, sites: sites, running: running,
-		queue: make(chan *stretch, cores), slots: make(chan struct{}, cores), memory: semaphore.NewWeighted(stretchMemory)}
+		queue: make(chan *stretch, cores), slots: make(chan struct{}, cores), memory: semaphore.NewWeighted(all), all: all}
 }
 
 // stretchMemory bounds the stretches under way, on however many cores: bytes
-// of their events, and as many again for what they gather. A single larger one
-// goes alone.
+// of their events, and as many again for what they gather; fewer where GOMEMLIMIT
+// is low. A single larger one goes alone.
 const (
 	stretchMemory = 128 << 20
 	eventSize     = 128 // bytes of an event that was decoded already, about
@@ -139,7 +141,7 @@ func (c *cutting) run(ctx context.Context) {
 func (c *cutting) begin(ctx context.Context, s *stretch) bool {
 	// In the order of the events: the one that is taken in next never waits for
 	// what a later one holds.
-	weight := min(2*s.part.size, stretchMemory)
+	weight := min(2*s.part.size, c.all)
 	if c.memory.Acquire(ctx, weight) != nil {
 		return false
 	}

@@ -175,7 +175,6 @@ type drillRequest struct {
 	Mode    drill.Mode   `json:"mode"`
 	Sample  int          `json:"sample"`
 	Limits  drill.Limits `json:"limits"`
-	Memory  int64        `json:"memory,omitempty"`
 	Share   bool         `json:"share"` // the disk is a server's too: leave half of what is free
 	Seed    uint64       `json:"seed"`
 }
@@ -217,7 +216,7 @@ func (w *drillWork) do(ctx context.Context, opened archiver.Bucket) (*drill.Resu
 		Archive: archive, Engine: engine, Scratch: w.Scratch, Live: w.Live, Mode: w.Mode,
 		Checkpoints: &checkpoint.Shelf{Archive: archive, Engine: engine, Scratch: filepath.Join(w.Scratch, "restore"), Progress: bar},
 		Sample:      w.Sample, SampleBytes: drill.DefaultSampleBytes, MachineBlocks: drill.DefaultMachineBlocks, MachineBytes: drill.DefaultMachineBytes,
-		Rate: w.Limits.Read, Memory: w.Memory, Seed: w.Seed, Room: w.room, Progress: bar, Log: w.log,
+		Rate: w.Limits.Read, Seed: w.Seed, Room: w.room, Progress: bar, Log: w.log,
 	})
 }
 

@@ -33,11 +33,10 @@ import (
 
 const (
 	childCommand = "drill-work"
-	// childProcessors, childMemory and childLoad (of it, for sorting) are what
-	// a drill may take of the machine, beside nice 19 and idle disk priority.
+	// childProcessors and childMemory are what a drill may take of the machine,
+	// beside nice 19 and idle disk priority.
 	childProcessors = "1"
 	childMemory     = "384MiB"
-	childLoad       = 96 << 20
 	// childTells is how often the child says how far it is.
 	childTells = time.Second
 	// childEnds is how long a child that was killed is waited for.

@@ -262,7 +262,7 @@ func (d *drills) inChild(ctx context.Context, run *drillRun) (result *drill.Resu
 	state := d.app.dir.State()
 	request := drillRequest{
 		Archive: state.Archive, LogID: state.LogID, Scratch: scratch.Path(), Live: live, Mode: run.mode, Sample: run.sample,
-		Limits: drillLimits(d.app.cfg), Memory: childLoad, Share: true, Seed: rand.Uint64(),
+		Limits: drillLimits(d.app.cfg), Share: true, Seed: rand.Uint64(),
 	}
 	if run.sample < 0 {
 		request.Sample = int(d.app.cfg.DrillSample) //nolint:gosec // at most maxSample

@@ -53,10 +53,11 @@ const crashFS = "github.com/cockroachdb/pebble/v2/vfs"
 // not listed here is checked by the other tests only.
 var arrows = map[string][]string{
 	"eventlog":             {"eventlog", "internal/durable"},
-	"archiver":             {"archiver", "eventlog", "internal/durable", "internal/progress"},
-	"projector":            {"projector", "eventlog", "internal/durable", "internal/progress"},
+	"archiver":             {"archiver", "eventlog", "internal/durable", "internal/memory", "internal/progress"},
+	"projector":            {"projector", "eventlog", "internal/durable", "internal/memory", "internal/progress"},
 	"internal/durable":     {},
 	"internal/feed":        {"internal/feed", "eventlog"},
+	"internal/memory":      {},
 	"internal/metrics":     {"internal/metrics", "eventlog", "archiver", "projector", "internal/feed", "internal/blockstore"},
 	"internal/progress":    {"internal/progress"},
 	"internal/blockstore":  {"internal/blockstore", "eventlog", "archiver", "projector", "internal/durable"},

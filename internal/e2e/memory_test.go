@@ -18,7 +18,7 @@ import (
 // top of it.
 const (
 	memoryLimit = "200MiB"
-	mostMemory  = 400 << 20
+	mostMemory  = 300 << 20
 )
 
 // A recovery with GOMEMLIMIT stays under one bound, that of 300,000 events and

@@ -71,8 +71,6 @@ func (f *recoverFlags) parse() (err error) {
 	switch {
 	case f.plan && f.checkAll:
 		return errors.New("--plan and --check-all: ask for one of them")
-	case f.plan && f.until != "":
-		return errors.New("--plan and --until: a plan is of a recovery up to the archive's end; leave one of them out")
 	case f.scratch != "" && !f.checkAll:
 		return errors.New("--scratch is for --check-all; a recovery works in --data")
 	}

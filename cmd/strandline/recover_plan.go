@@ -62,6 +62,7 @@ type estimate struct {
 	Disk      uint64       `json:"estimated_disk_bytes"` // at most, while it runs
 	Seconds   float64      `json:"estimated_seconds"`
 	PerSecond float64      `json:"estimated_events_per_second"`
+	Listing   float64      `json:"listing_seconds"` // of Seconds; it was done
 	// Checkpoint is what the recovery would begin from: then only its bytes
 	// are transferred, and the events of Tail projected. nil: none. What is
 	// estimated above is without it.
@@ -146,7 +147,11 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	if !asked.full {
 		checkpoints = shelf
 	}
-	found, err := recovery.Look(ctx, archive, checkpoints)
+	until, err := asked.asOf.resolve(ctx, archive, nil)
+	if err != nil {
+		return nil, err
+	}
+	found, err := recovery.Look(ctx, archive, checkpoints, until)
 	if errors.Is(err, archiver.ErrHole) {
 		plan.Missing = err.Error()
 		return plan, nil
@@ -155,15 +160,15 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 		return nil, err
 	}
 	plan.estimate = &estimate{
-		Objects: found.Objects, Bytes: found.Bytes, Last: found.ArchiveEnd, Events: found.Events, Disk: found.Disk,
+		Objects: found.Objects, Bytes: found.Bytes, Last: found.Last, Events: found.Events, Disk: found.Disk, Listing: found.Listing.Seconds(),
 		Checkpoint: found.Checkpoint, Tail: found.Tail, FromDisk: found.FromDisk,
 	}
-	before := bucket.Stats()
-	sample, err := sampleFor(ctx, cfg.Data, plan.Free/2, archive)
+	lists := bucket.Stats().Lists
+	sample, err := sampleFor(ctx, cfg.Data, plan.Free/2, bucket, found)
 	if err != nil {
 		return nil, err
 	}
-	gets := plan.extrapolate(sample, before, bucket.Stats(), found.Cost, &asked.prices)
+	gets := plan.extrapolate(sample, lists, found.Cost, &asked.prices)
 	if plan.Checkpoint == nil {
 		return plan, nil
 	}
@@ -176,13 +181,13 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 	if err != nil {
 		return nil, err
 	}
-	plan.fromCheckpoint(gets, &asked.prices)
+	plan.fromCheckpoint(sample, gets, &asked.prices)
 	return plan, nil
 }
 
-// sampleFor projects a sample on the disk where data is to be, whose speed is
+// sampleFor recovers a sample on the disk where data is to be, whose speed is
 // what the recovery will have. It takes at most about so many bytes of it.
-func sampleFor(ctx context.Context, data string, disk uint64, archive *archiver.Archive) (*recovery.Sampled, error) {
+func sampleFor(ctx context.Context, data string, disk uint64, bucket *archiver.AdaptiveBucket, found *recovery.Found) (*recovery.Sampled, error) {
 	parent, err := existing(data)
 	if err != nil {
 		return nil, err
@@ -191,30 +196,30 @@ func sampleFor(ctx context.Context, data string, disk uint64, archive *archiver.
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the sample where %s is to be: %w; name a place that can be written to with --data", data, err)
 	}
-	sample, err := recovery.Sample(ctx, archive, kv.OnDisk(slog.Default()), scratch, sampleTime, disk)
+	sample, err := found.Sample(ctx, kv.OnDisk(slog.Default()), scratch, sampleTime, disk, bucket.Stats)
 	return sample, errors.Join(err, os.RemoveAll(scratch))
 }
 
 // extrapolate takes the sample for all of the archive. What is read out of
 // index objects needs no sample: their sizes are listed. It returns the reads
 // for all events.
-func (p *estimate) extrapolate(sample *recovery.Sampled, before, after archiver.ReadStats, cost archiver.Cost, prices *prices) float64 {
+func (p *estimate) extrapolate(sample *recovery.Sampled, lists uint64, cost archiver.Cost, prices *prices) float64 {
 	p.Sampled, p.Indexed = sample.Objects, cost.Indexed
 	times := float64(p.Objects) / float64(max(sample.Objects, 1))
 	if sample.Events > 0 {
 		times = float64(p.Events) / float64(sample.Events)
 	}
-	p.Read = uint64(float64(after.Bytes-before.Bytes) * times)
-	gets := float64(after.Gets-before.Gets) * times
+	p.Read = uint64(float64(sample.Bytes) * times)
+	gets := float64(sample.Gets) * times
 	if cost.Indexed > 0 {
 		p.Read = cost.Bytes + cost.Bytes/uint64(cost.Indexed)*uint64(cost.Single)
 		gets = float64(cost.Gets) + float64(cost.Single)
 	}
-	p.Requests = uint64(gets) + after.Lists
-	p.Dollars = gets/1000*prices.gets + float64(after.Lists)/1000*prices.lists + float64(p.Read)/1e9*prices.bytes
+	p.Requests = uint64(gets) + lists
+	p.Dollars = gets/1000*prices.gets + float64(lists)/1000*prices.lists + float64(p.Read)/1e9*prices.bytes
 	if sample.Seconds > 0 {
 		p.PerSecond = float64(sample.Events) / sample.Seconds
-		p.Seconds = float64(p.Events) / p.PerSecond
+		p.Seconds = p.Listing + float64(p.Events)/p.PerSecond
 	}
 	return gets
 }
@@ -222,17 +227,23 @@ func (p *estimate) extrapolate(sample *recovery.Sampled, before, after archiver.
 // fromCheckpoint says the same of a recovery from the checkpoint: its bytes are
 // known, and its tail is taken for a part of all events that is like the rest.
 // gets are the reads for all events.
-func (p *estimate) fromCheckpoint(gets float64, prices *prices) {
+func (p *estimate) fromCheckpoint(sample *recovery.Sampled, gets float64, prices *prices) {
 	bytes := float64(max(p.Checkpoint.Bytes, 0))
 	part := float64(p.Tail) / float64(max(p.Events, 1))
 	gets = gets*part + float64(p.Checkpoint.Files)
 	p.FromRead, p.FromRequests = uint64(bytes+float64(p.Read)*part), uint64(gets)
 	p.FromDollars = gets/1000*prices.gets + float64(p.FromRead)/1e9*prices.bytes
-	p.FromSeconds = 0
+	p.FromSeconds = p.Listing
 	if p.FromRate > 0 { // nothing comes of a checkpoint without any byte
-		p.FromSeconds = bytes / p.FromRate
+		p.FromSeconds += bytes / p.FromRate
 	}
-	if p.PerSecond > 0 {
+	if sample.Events > 0 {
+		p.FromSeconds += sample.Verify / float64(sample.Events) * float64(p.Events)
+	}
+	switch { // a tail is looked up
+	case sample.Tail > 0:
+		p.FromSeconds += sample.TailSeconds / float64(sample.Tail) * float64(p.Tail)
+	case p.PerSecond > 0: // an archive of few objects
 		p.FromSeconds += float64(p.Tail) / p.PerSecond
 	}
 }

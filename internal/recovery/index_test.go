@@ -79,7 +79,7 @@ func TestARecoveryTakesFewRequests(t *testing.T) {
 	if most := w.objects/100 + 300; requests > most {
 		t.Errorf("%d requests for %d objects, want at most %d", requests, w.objects, most)
 	}
-	found, err := Look(t.Context(), opts.Archive, nil)
+	found, err := Look(t.Context(), opts.Archive, nil, 0)
 	must(t, err)
 	if tail := w.objects % archiver.RunSize; found.Cost.Indexed != w.objects-tail || found.Cost.Single != tail || found.Cost.Gets != uint64(runs) {
 		t.Errorf("it is said to cost %+v", found.Cost)
@@ -105,7 +105,7 @@ func TestARecoveryTakesFewRequests(t *testing.T) {
 		for _, key := range indexes {
 			w.bucket.Remove(key)
 		}
-		found, err = Look(t.Context(), opts.Archive, nil)
+		found, err = Look(t.Context(), opts.Archive, nil, 0)
 		must(t, err)
 	}
 }

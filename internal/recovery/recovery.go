@@ -87,14 +87,8 @@ type Result struct {
 // eventlog.ErrObjectDamaged, a broken rule a *projector.Violation; nothing
 // that could be taken for a whole state is left then.
 func Run(ctx context.Context, opts Options) (*Result, error) {
-	if opts.Projectors == nil {
-		opts.Projectors = []projector.Projector{projector.Machines(), projector.Blocks()}
-	}
-	if opts.Log == nil {
-		opts.Log = slog.Default()
-	}
-	r := &recovery{Options: opts, result: &Result{}, granted: NewGranted(opts.Archive, nil, opts.Log)}
-	if err := r.resume(); err != nil {
+	r, err := begin(opts)
+	if err != nil {
 		return nil, err
 	}
 	for _, phase := range []func(context.Context) error{r.list, r.build} {
@@ -108,6 +102,18 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	r.result.Waived = append(slices.Clip(r.result.Waived), r.honoured().Used()...)
 	r.result.Began, r.result.Phases = r.phases.noted.Began, r.phases.noted.Phases
 	return r.result, nil
+}
+
+// begin begins a recovery, or goes on with one that was interrupted.
+func begin(opts Options) (*recovery, error) {
+	if opts.Projectors == nil {
+		opts.Projectors = []projector.Projector{projector.Machines(), projector.Blocks()}
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	r := &recovery{Options: opts, result: &Result{}, granted: NewGranted(opts.Archive, nil, opts.Log)}
+	return r, r.resume()
 }
 
 type recovery struct {

@@ -580,15 +580,35 @@ func FuzzInputs(f *testing.F) {
 	})
 }
 
+func noReads() archiver.ReadStats { return archiver.ReadStats{} }
+
 func TestASampleIsAPartOfIt(t *testing.T) {
 	w := newWorld(t, 21, 200)
-	found, err := Look(t.Context(), archiver.At(w.bucket, logID), nil)
-	if err != nil || found.Objects != w.objects || found.ArchiveEnd != w.history.Log.Last() || found.Events != uint64(len(w.history.Log.Entries())) {
+	archive := archiver.At(w.bucket, logID)
+	found, err := Look(t.Context(), archive, nil, 0)
+	if err != nil || found.Objects != w.objects || found.Last != w.history.Log.Last() || found.Events != uint64(len(w.history.Log.Entries())) {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	sampled, err := Sample(t.Context(), archiver.At(w.bucket, logID), kv.OnDisk(quiet), t.TempDir(), 0, 1<<40)
+	sampled, err := found.Sample(t.Context(), kv.OnDisk(quiet), t.TempDir(), 0, 1<<40, noReads)
 	must(t, err)
-	if sampled.Objects != 1 || sampled.Events == 0 {
+	if sampled.Objects != 1 || sampled.Events == 0 || sampled.Seconds < sampled.Verify || sampled.Verify <= 0 {
 		t.Errorf("%+v", sampled)
+	}
+
+	// Of a state as of then, what comes later is no part.
+	entries := w.history.Log.Entries()
+	until := entries[len(entries)/2].Event.Seq
+	then, err := Look(t.Context(), archive, nil, until)
+	must(t, err)
+	if then.Last != until || then.Objects >= found.Objects || then.Bytes >= found.Bytes || then.Events >= found.Events || then.Disk >= found.Disk {
+		t.Errorf("as of %s: %+v, of all: %+v", until, then, found)
+	}
+	sampled, err = then.Sample(t.Context(), kv.OnDisk(quiet), t.TempDir(), time.Hour, 1<<40, noReads)
+	must(t, err)
+	if all := uint64(len(entries)/2 + 1); sampled.Events+sampled.Tail != all {
+		t.Errorf("as of %s %d events and %d more were sampled, want %d", until, sampled.Events, sampled.Tail, all)
+	}
+	if _, err := Look(t.Context(), archive, nil, w.history.Log.Last()+1); err == nil {
+		t.Error("a plan for an event that is not there")
 	}
 }

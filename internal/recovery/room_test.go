@@ -33,8 +33,8 @@ func epochsWorld(t *testing.T, epochs, objects, events int) (w *world, total uin
 		if epoch > 0 {
 			w.history.Start(false)
 		}
-		for range objects * events {
-			w.history.Open("name")
+		for i := range objects * events {
+			w.history.Open(fmt.Sprintf("account-%d-%d", epoch, i))
 		}
 	}
 	entries := w.history.Log.Entries()
@@ -82,13 +82,22 @@ func TestASampleEndsWhenItsTimeOrItsRoomDoes(t *testing.T) {
 	}{
 		{"all of it", time.Hour, 1 << 40, total, total},
 		{"no time", 0, 1 << 40, 1, 3},
-		{"little room", time.Hour, 30 * eventBytes, 30, 32},
+		{"little room", time.Hour, 60 * eventBytes, 12, 48},
 		{"no room", time.Hour, 0, 1, 3},
 	} {
-		sample, err := Sample(t.Context(), archiver.At(w.bucket, logID), kv.InMemory(quiet), t.TempDir(), test.time, test.disk)
+		found, err := Look(t.Context(), archiver.At(w.bucket, logID), nil, 0)
 		must(t, err)
-		if sample.Events < test.least || sample.Events > test.atMost {
-			t.Errorf("%s: %d events of %d, want %d to %d", test.name, sample.Events, total, test.least, test.atMost)
+		scratch := t.TempDir()
+		sample, err := found.Sample(t.Context(), kv.OnDisk(quiet), scratch, test.time, test.disk, noReads)
+		must(t, err)
+		if events := sample.Events + sample.Tail; events < test.least || events > test.atMost {
+			t.Errorf("%s: %d events of %d, want %d to %d", test.name, events, total, test.least, test.atMost)
+		}
+		if sample.Tail > 0 && sample.TailSeconds <= 0 {
+			t.Errorf("%s: %+v", test.name, sample)
+		}
+		if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
+			t.Errorf("%s: %v is left, %v", test.name, left, err)
 		}
 	}
 }
@@ -105,7 +114,7 @@ func TestTooLittleDiskIsToldBeforeAnythingIsBuilt(t *testing.T) {
 	if _, err := Run(t.Context(), opts); !errors.Is(err, full) {
 		t.Fatalf("got %v", err)
 	}
-	found, err := Look(t.Context(), opts.Archive, nil)
+	found, err := Look(t.Context(), opts.Archive, nil, 0)
 	must(t, err)
 	if want := found.Disk; asked > want || asked < want*9/10 { // less what the notes take
 		t.Errorf("asked for %d bytes, want about %d", asked, want)
@@ -272,7 +281,7 @@ func TestARecoveryTakesNoMoreDiskThanItAsksFor(t *testing.T) {
 			if took > asked || asked > 4*took {
 				t.Errorf("asked for %d bytes, took %d", asked, took)
 			}
-			if found, err := Look(t.Context(), archive, nil); err != nil || found.Disk < asked || found.Disk > asked+asked/10 {
+			if found, err := Look(t.Context(), archive, nil, 0); err != nil || found.Disk < asked || found.Disk > asked+asked/10 {
 				t.Errorf("a look says %d, a recovery %d, %v", found.Disk, asked, err)
 			}
 		})

@@ -4,9 +4,10 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -15,45 +16,62 @@ import (
 	"github.com/strandline-project/strandline/projector"
 )
 
-// Found is what an archive holds.
+// Found is what an archive holds, up to where it was looked at.
 type Found struct {
-	Objects    int
-	Bytes      int64
-	ArchiveEnd eventlog.Seq
-	Events     uint64 // exact unless many epochs hold them
-	Disk       uint64 // bytes that a recovery takes while it runs, about
-	Cost       archiver.Cost
+	Objects int
+	Bytes   int64
+	Last    eventlog.Seq  // up to which a recovery would go
+	Events  uint64        // exact unless many epochs hold them, or the last object has others behind Last
+	Disk    uint64        // bytes that a recovery takes while it runs, about
+	Listing time.Duration // what finding out the objects took
+	Cost    archiver.Cost
 	// Checkpoint is what a recovery would begin from, as far as manifests
 	// tell, and Tail how many events it would project then; nil: none.
 	Checkpoint *Checkpoint
 	Tail       uint64
 	FromDisk   uint64 // bytes that a recovery from there takes while it runs, about
+
+	archive *archiver.Archive
+	inputs  *inputs
+	objects []archiver.ObjectInfo // that have the events
 }
 
 // Look lists the archive and proves that nothing is missing: otherwise the
-// error is an archiver.ErrHole. checkpoints may be nil.
-func Look(ctx context.Context, archive *archiver.Archive, checkpoints Checkpoints) (Found, error) {
+// error is an archiver.ErrHole. What it finds is of a recovery up to the event
+// until, 0: to the archive's end. checkpoints may be nil.
+func Look(ctx context.Context, archive *archiver.Archive, checkpoints Checkpoints, until eventlog.Seq) (*Found, error) {
+	began := time.Now()
 	var all []Checkpoint
 	var err error
 	if checkpoints != nil {
 		if all, err = checkpoints.List(ctx); err != nil {
-			return Found{}, fmt.Errorf("list the checkpoints: %w", err)
+			return nil, fmt.Errorf("list the checkpoints: %w", err)
 		}
 	}
-	in, objects, err := look(ctx, archive, 0)
+	in, objects, err := look(ctx, archive, until)
 	if err != nil {
-		return Found{}, err
+		return nil, err
 	}
-	found := Found{Objects: in.Objects, Bytes: in.Bytes, ArchiveEnd: in.ArchiveEnd}
+	if until != 0 {
+		last, err := archive.Find(ctx, objects, until)
+		if err != nil {
+			return nil, err
+		}
+		objects = objects[:last+1]
+	}
+	found := &Found{Objects: len(objects), Last: in.Upto, Listing: time.Since(began), archive: archive, inputs: in, objects: objects}
+	for _, object := range objects {
+		found.Bytes += object.Size
+	}
 	if found.Events, err = countEvents(ctx, archive, objects); err != nil {
-		return Found{}, err
+		return nil, err
 	}
 	if found.Cost, err = archive.Cost(ctx, objects); err != nil {
-		return Found{}, err
+		return nil, err
 	}
 	found.Disk = disk(found.Events, found.Cost)
 	for _, c := range all {
-		if c.Bytes > 0 && c.Seq <= in.ArchiveEnd {
+		if c.Bytes > 0 && c.Seq <= in.Upto {
 			found.Checkpoint = &c
 			found.Tail, found.FromDisk, err = measure(ctx, archive, after(objects, &c))
 			found.FromDisk += uint64(c.Bytes)
@@ -63,47 +81,93 @@ func Look(ctx context.Context, archive *archiver.Archive, checkpoints Checkpoint
 	return found, err
 }
 
-// Sampled is what a recovery of an archive's beginning took.
+// Sampled is what a recovery of an archive's beginning took, by the code that
+// recovers: both views built and verified, and then the tail, further objects,
+// projected as what comes after a checkpoint is.
 type Sampled struct {
-	Objects int
+	Objects int // without the tail
 	Events  uint64
 	Seconds float64
+	Verify  float64 // seconds of them that verifying took
+	Gets    uint64  // reads of the store, and their bytes
+	Bytes   uint64
+
+	Tail        uint64 // events; 0: there was nothing left for one
+	TailSeconds float64
 }
 
-// Sample projects the archive's beginning for about the time d, the block view
-// alone, which takes most of a recovery, into scratch, which the caller
-// removes. It ends earlier when it takes about so many bytes of disk.
-func Sample(ctx context.Context, archive *archiver.Archive, engine projector.Engine, scratch string, d time.Duration, disk uint64) (*Sampled, error) {
-	began := time.Now()
-	s := &sampling{history: archive, until: began.Add(d), most: disk / eventBytes}
-	view := filepath.Join(scratch, projector.Blocks().Name())
-	log := slog.New(slog.DiscardHandler)
-	if _, _, err := projector.Rebuild(ctx, engine, view, filepath.Join(scratch, "runs"), projector.Blocks(), s, 0, log); err != nil {
-		return nil, err
-	}
-	return &Sampled{Objects: s.objects, Events: s.events, Seconds: time.Since(began).Seconds()}, nil
-}
+// firstSample is how many objects are tried first, and sampleGrows how many
+// times as many next, while that took less than so much of the time.
+const (
+	firstSample = 1
+	sampleGrows = 4
+)
 
-// sampling is a history that ends when its time is over, or its room used up.
-type sampling struct {
-	history eventlog.History
-	until   time.Time
-	most    uint64 // events
-	objects int
-	events  uint64
-}
-
-func (s *sampling) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
-	return func(yield func(eventlog.Batch, error) bool) {
-		for batch, err := range s.history.Follow(ctx, from) {
-			if !yield(batch, err) || err != nil {
-				return
-			}
-			s.objects++
-			s.events += uint64(len(batch.Entries))
-			if time.Now().After(s.until) || s.events >= s.most {
-				return
-			}
+// Sample recovers larger and larger parts of the archive's beginning into
+// scratch, which the caller removes, until one took enough to tell what all of
+// it takes; all of that takes about the time d, and at most about so many bytes
+// of disk. reads tells what has been read from the archive so far.
+func (f *Found) Sample(ctx context.Context, engine projector.Engine, scratch string, d time.Duration, disk uint64, reads func() archiver.ReadStats) (*Sampled, error) {
+	for n := firstSample; ; n = min(sampleGrows*n, len(f.objects)) {
+		before := reads()
+		s, err := f.sample(ctx, engine, scratch, n)
+		if err != nil {
+			return nil, err
+		}
+		after := reads()
+		s.Gets, s.Bytes = after.Gets-before.Gets, after.Bytes-before.Bytes
+		enough := time.Duration(s.Seconds*float64(time.Second)) >= d/sampleGrows || s.Events*sampleGrows*eventBytes > disk
+		if n == len(f.objects) || enough {
+			return s, nil
 		}
 	}
+}
+
+// sample recovers the first n objects; an eighth of them are the tail.
+func (f *Found) sample(ctx context.Context, engine projector.Engine, scratch string, n int) (s *Sampled, err error) {
+	if scratch, err = os.MkdirTemp(scratch, "sample-"); err != nil {
+		return nil, fmt.Errorf("make a directory for a sample: %w", err)
+	}
+	main := n - n/8
+	upto, err := f.upto(ctx, main)
+	if err != nil {
+		return nil, err
+	}
+	r, err := begin(Options{Archive: f.archive, Engine: engine, Dir: filepath.Join(scratch, "views"), Scratch: scratch, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	in := *f.inputs
+	r.inputs, r.objects = &in, f.objects[:n]
+	in.Objects, in.Upto = main, upto
+	began := time.Now()
+	if err := r.project(ctx); err != nil {
+		return nil, err
+	}
+	projected := time.Now()
+	if err := r.verify(ctx); err != nil {
+		return nil, err
+	}
+	s = &Sampled{Objects: main, Events: r.result.Events, Seconds: time.Since(began).Seconds(), Verify: time.Since(projected).Seconds()}
+	if main < n {
+		if in.Upto, err = f.upto(ctx, n); err != nil {
+			return nil, err
+		}
+		began = time.Now()
+		if err := r.projectTail(ctx); err != nil {
+			return nil, err
+		}
+		s.Tail, s.TailSeconds = r.result.Events-s.Events, time.Since(began).Seconds()
+	}
+	return s, errors.Join(r.phases.end(), os.RemoveAll(scratch))
+}
+
+// upto returns the last event of the first n objects that a recovery would
+// have.
+func (f *Found) upto(ctx context.Context, n int) (eventlog.Seq, error) {
+	trailer, err := f.archive.Trailer(ctx, f.objects[n-1])
+	if err != nil {
+		return 0, err
+	}
+	return min(trailer.Last, f.Last), nil
 }

@@ -139,6 +139,7 @@ type recovery struct {
 	Last    uint64 `json:"last_seq"`
 	Clean   bool   `json:"clean_end"`
 	Events  uint64 `json:"events"`
+	Peak    int64  `json:"peak_memory_bytes"`
 	// Checkpoint and Fallbacks are how it began.
 	Checkpoint *struct {
 		Name string `json:"name"`

@@ -40,9 +40,9 @@ func newBenchRecover(g *globals) *cobra.Command {
 a process of its own: from the first event, next to a plain load of the same
 rows into Pebble; with 50 ms added to every request of the store; and from a
 checkpoint, until the server serves again. Then it measures what drills of the
-whole archive, recording digests, checkpoints and index objects cost while
-blocks are stored. It prints
-each figure with the goal that it is held to. Nothing else should run meanwhile.`,
+whole archive, taking and uploading a checkpoint, recording digests and index
+objects cost while blocks are stored. It prints each figure with the goal that
+it is held to. Nothing else should run meanwhile.`,
 		Example: "  strandline bench recover --events 1000000\n  strandline bench recover --events 10000000 --large 100000000 --minio /usr/local/bin/minio --dir /mnt/disk",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.archive.Objects = max(b.archive.Objects, objectsOf(b.archive.Events))

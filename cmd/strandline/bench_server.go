@@ -61,8 +61,13 @@ func (m *measurement) serving(ctx context.Context, name string, measure func(*be
 
 // await returns when the server's status is as wanted.
 func (s *benchServer) await(ctx context.Context, wanted func(*httpapi.Status) bool) error {
+	return s.awaitEvery(ctx, 10*time.Millisecond, wanted)
+}
+
+// awaitEvery is await for one who looks as often as pause says.
+func (s *benchServer) awaitEvery(ctx context.Context, pause time.Duration, wanted func(*httpapi.Status) bool) error {
 	client := httpapi.Client{Addr: s.admin}
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		if status, err := client.Status(ctx); err == nil && wanted(status) {

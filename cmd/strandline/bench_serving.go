@@ -51,7 +51,10 @@ func (b *recoverBench) checkpoint(ctx context.Context, spec string) error {
 	f.add(transfer, "s", "", "the transfer of a checkpoint, every byte hashed")
 	f.add(r.Seconds-transfer+started, "s", "under 5", "from a checkpoint until the server serves, without the transfer")
 	f.add(started, "s", "", "of that, the server's start")
-	return errors.Join(b.beside(ctx, server), server.stop(), os.RemoveAll(b.path("again")))
+	if err := errors.Join(b.beside(ctx, server), server.stop()); err != nil {
+		return err
+	}
+	return errors.Join(b.whileTaken(ctx, spec, took), os.RemoveAll(b.path("again")))
 }
 
 // transferTime is how long the recovery of a state directory restored a
@@ -71,13 +74,12 @@ func transferTime(data string) (float64, error) {
 
 // overhead measures storing small blocks with what recovery wants of a server,
 // digests even 16 times as often as by default, and without. (What an hourly
-// checkpoint costs was measured with a large one.)
+// checkpoint costs was measured with a large one, by whileTaken.)
 func (b *recoverBench) overhead(ctx context.Context) error {
 	if b.ingest == 0 {
 		return nil
 	}
-	load := bench.Load{Op: bench.OpPut, Size: 1 << 10, Clients: 32, Lock: true, Duration: b.ingest, MaxOps: 400_000}
-	results, err := b.load(ctx, load, 10,
+	results, err := b.load(ctx, smallPuts(b.ingest), 10,
 		servePeer("with", b.self, nil, dirArchive, "--record-every", "4096"),
 		servePeer("without", b.self, nil, dirArchive, "--checkpoint-every", "0", "--record-every", "1000000000"))
 	if err != nil {
@@ -88,4 +90,9 @@ func (b *recoverBench) overhead(ctx context.Context) error {
 	b.figures.add(100*(1-with/without), "%", "under 5", "of that, slower than without them")
 	b.figures.add(100*b.indexing.Seconds()/(float64(b.archive.Events)/with), "%", "under 5", "of the time that storing %d blocks so takes, writing their index objects", b.archive.Events)
 	return nil
+}
+
+// smallPuts is the load to which events and their bookkeeping matter most.
+func smallPuts(d time.Duration) bench.Load {
+	return bench.Load{Op: bench.OpPut, Size: 1 << 10, Clients: 32, Lock: true, Duration: d, MaxOps: 400_000}
 }

@@ -100,7 +100,7 @@ func (a *Archive) confirmRun(ctx context.Context, run *runObjects, upto eventlog
 func (a *Archive) lieOrNotRead(ctx context.Context, x *runIndex, entry *indexEntry, upto eventlog.Seq) error {
 	stored, err := a.storedFooter(ctx, x, entry)
 	if err == nil {
-		_, err = openContents(entry.trailer, stored, true)
+		_, err = openCopy(entry.trailer, stored, true)
 	}
 	garbage := errors.Is(err, eventlog.ErrObjectDamaged)
 	switch {

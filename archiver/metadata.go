@@ -38,7 +38,20 @@ type contents struct {
 // openContents decodes a footer as it is stored: all of it, or as far as a
 // Packed is.
 func openContents(t *eventlog.Trailer, stored []byte, whole bool) (c contents, err error) {
-	if c.packed, err = eventlog.OpenFooter(t, stored); err == nil && whole {
+	return contentsOf(t, stored, whole, false)
+}
+
+// openCopy is openContents of what an index object has.
+func openCopy(t *eventlog.Trailer, stored []byte, whole bool) (c contents, err error) {
+	return contentsOf(t, stored, whole, true)
+}
+
+func contentsOf(t *eventlog.Trailer, stored []byte, whole, isCopy bool) (c contents, err error) {
+	if c.packed, err = eventlog.OpenFooter(t, stored); err != nil {
+		return c, err
+	}
+	c.packed.Copy = isCopy
+	if whole {
 		c.footer, err = c.packed.Decode()
 	}
 	return c, err
@@ -64,7 +77,7 @@ func (a *Archive) metadata(ctx context.Context, object ObjectInfo, tail int64, w
 		copyErr = once(trailer)
 	}
 	if copyErr == nil {
-		c, copyErr = openContents(trailer, stored, whole)
+		c, copyErr = openCopy(trailer, stored, whole)
 	}
 	if copyErr != nil {
 		return nil, contents{}, withoutCopy(err, copyErr)

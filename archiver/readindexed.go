@@ -141,7 +141,7 @@ func (r *ahead) decode(ctx context.Context, m *metadata, stored []byte) {
 	m.err = r.admit(ctx, m, r.decodedSize(m.trailer))
 	close(m.admitted)
 	if m.err == nil {
-		m.contents, m.err = openContents(m.trailer, stored, r.whole)
+		m.contents, m.err = openCopy(m.trailer, stored, r.whole)
 	}
 	if m.stored > 0 {
 		r.stored.Release(m.stored)

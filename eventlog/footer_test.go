@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -272,4 +273,59 @@ func FuzzDecodeFooter(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What is in no digest must, where a copy of a footer says it, follow from the
+// events, which are. Of an object itself it is taken as it is: a block that is
+// damaged is no reason not to read the others.
+func TestWhatACopySaysOfPayloadsFollowsFromTheEvents(t *testing.T) {
+	build := func() *builder {
+		b := newBuilder()
+		for i, length := range []uint64{50, 3*eventlog.ChunkSize + 7, 50} {
+			b.add(eventlog.Event{Seq: eventlog.MakeSeq(3, uint32(i+1)), Type: eventlog.BlockStored, Length: length})
+			e := &b.entries[i]
+			e.Event.Checksum = eventlog.JoinedChecksum(e.Placement.Sums, length)
+			e.Raw = eventlog.AppendEvent(nil, &e.Event)
+		}
+		return b
+	}
+	for name, c := range map[string]struct {
+		change func(b *builder)
+		want   error // of a copy
+	}{
+		"the truth":                    {func(*builder) {}, nil},
+		"another sum":                  {func(b *builder) { b.entries[0].Placement.Sums[1] ^= 4 }, eventlog.ErrObjectDamaged},
+		"another sum of several":       {func(b *builder) { b.entries[1].Placement.Sums[6] ^= 1 }, eventlog.ErrObjectDamaged},
+		"two sums, one for the other":  {func(b *builder) { s := b.entries[1].Placement.Sums; copy(s[8:], slices.Concat(s[12:], s[8:12])) }, eventlog.ErrObjectDamaged},
+		"no payload, and a gap":        {func(b *builder) { b.entries[1].Placement = eventlog.Placement{} }, eventlog.ErrObjectDamaged},
+		"the last payload is left out": {func(b *builder) { b.entries[2].Placement = eventlog.Placement{} }, eventlog.ErrObjectDamaged},
+		"another one in a payload's gap": {func(b *builder) {
+			b.entries[1].Placement = b.entries[2].Placement
+			b.entries[2].Placement = eventlog.Placement{}
+		}, eventlog.ErrObjectDamaged},
+	} {
+		b := build()
+		b.object()
+		c.change(b)
+		raw := eventlog.AppendFooter(nil, b.entries, nil, 0)
+		stored := eventlog.CompressFooter(raw)
+		b.trailer.FooterSize, b.trailer.FooterRawSize, b.trailer.FooterSum = uint64(len(stored)), uint64(len(raw)), eventlog.Checksum(stored)
+		packed, err := eventlog.OpenFooter(&b.trailer, stored)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := packed.Decode(); err != nil && name != "another one in a payload's gap" {
+			t.Errorf("%s, of an object: %v", name, err)
+		}
+		packed.Copy = true
+		if footer, err := packed.Decode(); !errors.Is(err, c.want) {
+			t.Errorf("%s, of a copy: %+v, %v", name, footer, err)
+		}
+		for batch, err := range packed.UpTo(b.trailer.Last).Follow(t.Context(), b.trailer.First) {
+			if err != nil && !errors.Is(err, c.want) {
+				t.Errorf("%s, one by one: %+v, %v", name, batch, err)
+			}
+		}
+	}
 }

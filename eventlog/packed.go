@@ -16,6 +16,10 @@ type Packed struct {
 	Trailer *Trailer
 	Cleaned []Range // seqs gone from the covered range, ascending
 	Horizon Seq     // history below it is incomplete; 0: nothing was ever cleaned
+	// Copy says that it was not read from the object itself. What it says of
+	// payloads is then held against the events: their checksums make those of
+	// the events, and they fill the object. (Views record digests of the events.)
+	Copy bool
 	// Explain says of what is wrong with an entry where it was read and what to
 	// do; nil: nothing is added.
 	Explain func(error) error
@@ -124,7 +128,7 @@ func (p *Packed) fill(batch *Batch, r *entryReader, from Seq) (more bool, err er
 }
 
 func (p *Packed) reader() *entryReader {
-	return &entryReader{trailer: p.Trailer, rest: p.entries, left: p.count, cleaned: p.Cleaned, free: footerFirstByte}
+	return &entryReader{trailer: p.Trailer, rest: p.entries, left: p.count, cleaned: p.Cleaned, free: footerFirstByte, copy: p.Copy}
 }
 
 // entryReader decodes entries one after the other, and checks that they and
@@ -138,6 +142,7 @@ type entryReader struct {
 	actor   string // of the entry before
 	last    Seq    // covered so far; 0: nothing
 	cleaned []Range
+	copy    bool // see Packed
 }
 
 // next decodes the next entry into e, which must be zero.
@@ -155,6 +160,11 @@ func (r *entryReader) next(e *Entry) error {
 			return t.damaged("payload of %v at %d+%d, want it within %d to %d",
 				e.Event.Seq, p.Offset, p.Length, r.free, t.FooterOffset)
 		}
+		if r.copy {
+			if err := r.follows(e); err != nil {
+				return err
+			}
+		}
 		r.free = p.Offset + p.Length
 	}
 	seq := e.Event.Seq
@@ -165,6 +175,18 @@ func (r *entryReader) next(e *Entry) error {
 		r.cleaned = r.cleaned[1:]
 	}
 	return r.cover(Range{seq, seq})
+}
+
+// follows checks that what a copy says of e's payload is what it must be.
+func (r *entryReader) follows(e *Entry) error {
+	p := &e.Placement
+	if p.Offset != r.free {
+		return r.trailer.damaged("payload of %v at %d, the one before ends at %d", e.Event.Seq, p.Offset, r.free)
+	}
+	if joined := JoinedChecksum(p.Sums, p.Length); joined != e.Event.Checksum {
+		return r.trailer.damaged("the checksums of %v's payload make %08x, the event says %08x", e.Event.Seq, joined, e.Event.Checksum)
+	}
+	return nil
 }
 
 // cover checks that covered comes right after all before it.
@@ -192,6 +214,9 @@ func (r *entryReader) end() error {
 	}
 	if r.last != r.trailer.Last {
 		return r.trailer.damaged("its events end at %v", r.last)
+	}
+	if r.copy && r.free != r.trailer.FooterOffset {
+		return r.trailer.damaged("its payloads end at %d, its footer begins at %d", r.free, r.trailer.FooterOffset)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,27 +26,43 @@ const (
 	footerHead = 24 + 20 // of a footer of one event, before that event
 )
 
+// indexed is what the index object of the first run has of an object.
+type indexed struct {
+	key                    string
+	data                   []byte // of the index object, a copy
+	directory, end, stored []byte // in data; stored is the object's trailer
+	offset                 int    // of its footer in data
+	trailer                *eventlog.Trailer
+}
+
+func (w *world) indexed(ordinal uint64) *indexed {
+	w.t.Helper()
+	x := &indexed{key: archiver.IndexInfo{Run: 1}.Key(), offset: 8} // the magic
+	data, ok := w.bucket.Get(x.key)
+	if !ok {
+		w.t.Fatalf("there is no %s", x.key)
+	}
+	x.data = bytes.Clone(data)
+	x.directory, x.end = x.data[len(data)-indexEnd-archiver.RunSize*indexEntry:len(data)-indexEnd], x.data[len(data)-indexEnd:]
+	var err error
+	for i := range int(ordinal) {
+		if i > 0 {
+			x.offset += int(x.trailer.FooterSize)
+		}
+		x.stored = x.directory[i*indexEntry+16:][:eventlog.TrailerSize]
+		x.trailer, err = eventlog.DecodeTrailer(x.stored)
+		must(w.t, err)
+	}
+	return x
+}
+
 // lie puts the footer raw in the place of the one of ordinal in the index
 // object of the first run, with every checksum right. It does not when raw
 // takes more or fewer bytes there, or is not as decodable as it is to be.
 func (w *world) lie(ordinal uint64, raw []byte, decodable bool) bool {
 	w.t.Helper()
-	key := archiver.IndexInfo{Run: 1}.Key()
-	data, ok := w.bucket.Get(key)
-	if !ok {
-		w.t.Fatalf("there is no %s", key)
-	}
-	data = bytes.Clone(data)
-	directory, end := data[len(data)-indexEnd-archiver.RunSize*indexEntry:len(data)-indexEnd], data[len(data)-indexEnd:]
-	offset := 8 // the magic
-	for i := range int(ordinal) - 1 {
-		t, err := eventlog.DecodeTrailer(directory[i*indexEntry+16:][:eventlog.TrailerSize])
-		must(w.t, err)
-		offset += int(t.FooterSize)
-	}
-	stored := directory[int(ordinal-1)*indexEntry+16:][:eventlog.TrailerSize]
-	trailer, err := eventlog.DecodeTrailer(stored)
-	must(w.t, err)
+	x := w.indexed(ordinal)
+	trailer := x.trailer
 	footer := eventlog.CompressFooter(raw)
 	if len(footer) != int(trailer.FooterSize) || len(raw) != int(trailer.FooterRawSize) {
 		return false
@@ -57,12 +74,37 @@ func (w *world) lie(ordinal uint64, raw []byte, decodable bool) bool {
 	if _, err := eventlog.DecodeFooter(trailer, footer); (err == nil) != decodable {
 		return false
 	}
-	copy(data[offset:], footer)
-	copy(stored, eventlog.AppendTrailer(nil, trailer))
-	binary.LittleEndian.PutUint32(end[56:], eventlog.Checksum(directory))
-	binary.LittleEndian.PutUint32(end[indexEnd-4:], eventlog.Checksum(end[:indexEnd-4]))
-	w.bucket.Set(key, data)
+	copy(x.data[x.offset:], footer)
+	copy(x.stored, eventlog.AppendTrailer(nil, trailer))
+	binary.LittleEndian.PutUint32(x.end[56:], eventlog.Checksum(x.directory))
+	binary.LittleEndian.PutUint32(x.end[indexEnd-4:], eventlog.Checksum(x.end[:indexEnd-4]))
+	w.bucket.Set(x.key, x.data)
 	return true
+}
+
+// lieAboutASum puts other bytes of the footer in the place of a checksum of a
+// payload's chunks in the index object: what compresses as well. It returns the
+// event of that payload.
+func (w *world) lieAboutASum(rng *rand.Rand) eventlog.Seq {
+	w.t.Helper()
+	for range 100_000 {
+		ordinal := 1 + rng.Uint64N(archiver.RunSize)
+		x := w.indexed(ordinal)
+		footer, err := eventlog.DecodeFooter(x.trailer, x.data[x.offset:][:x.trailer.FooterSize])
+		must(w.t, err)
+		place := &footer.Entries[0].Placement
+		if place.Length == 0 {
+			continue
+		}
+		raw, truth := footer.Entries[0].Raw, place.Sums
+		at, from := 4*rng.IntN(len(truth)/4), rng.IntN(len(raw)-3)
+		place.Sums = slices.Concat(truth[:at], raw[from:from+4], truth[at+4:])
+		if !bytes.Equal(place.Sums, truth) && w.lie(ordinal, eventlog.AppendFooter(nil, footer.Entries, footer.Cleaned, footer.Horizon), true) {
+			return footer.Entries[0].Event.Seq
+		}
+	}
+	w.t.Fatal("no checksum can be lied about")
+	return 0
 }
 
 // lieAboutALength makes the index object say of a stored block that it is of
@@ -211,6 +253,50 @@ func TestAnIndexObjectThatLiesAboutTheLastEventsIsNotBelieved(t *testing.T) {
 	}
 	if begun[true] == 0 || begun[false] == 0 {
 		t.Errorf("begun from checkpoints: %v", begun)
+	}
+}
+
+// checkPlacement looks whether the views in dir say of the payload of the event
+// stored what the log says.
+func (w *world) checkPlacement(dir string, stored eventlog.Seq) {
+	w.t.Helper()
+	machines, blocks := open(w.t, w.engine, dir)
+	defer func() { must(w.t, errors.Join(machines.Close(), blocks.Close())) }()
+	entries := w.history.Log.Entries()
+	entry := entries[slices.IndexFunc(entries, func(e eventlog.Entry) bool { return e.Event.Seq == stored })]
+	row, found, err := blocks.AsOf(entry.Event.Machine, entry.Event.Kind, entry.Event.Block, stored)
+	must(w.t, err)
+	if !found || row.Stored != stored {
+		w.t.Fatalf("as of %s there is %v %+v", stored, found, row)
+	}
+	place, err := blocks.Placement(row)
+	must(w.t, err)
+	if !bytes.Equal(place.Sums, entry.Placement.Sums) {
+		w.t.Errorf("the payload of %s has the checksums %x, want %x", stored, place.Sums, entry.Placement.Sums)
+	}
+}
+
+// What an index object says of a payload's checksums is in no digest, but they
+// must make the one that the event has, which is.
+func TestAnIndexObjectThatLiesAboutAPayloadCostsAWarning(t *testing.T) {
+	for seed := range max(2, seeds(8)) {
+		w := newWorld(t, 6300+seed, 550)
+		w.payloads = true
+		key := w.apart()[0]
+		lied := w.lieAboutASum(rand.New(rand.NewPCG(seed, 4)))
+		heard := &warnings{Handler: slog.DiscardHandler}
+		opts := w.options("new")
+		opts.Archive.SetLogger(slog.New(heard))
+		result, err := Run(t.Context(), opts)
+		if err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+			continue
+		}
+		w.check("new", result)
+		w.checkPlacement("new", lied)
+		if len(heard.said) != 1 || !strings.Contains(heard.said[0], strings.TrimSuffix(key, ".0000")) {
+			t.Errorf("seed %d: it warned %q of a lie about %s, want one warning of %s", seed, heard.said, lied, key)
+		}
 	}
 }
 

@@ -43,6 +43,7 @@ type world struct {
 	machines *projector.MachineView
 	blocks   *projector.BlockView
 	objects  int
+	payloads bool // are put into objects, as bytes of zero
 }
 
 // newWorld plays a random history of so many steps on live views, which record
@@ -102,16 +103,21 @@ func (w *world) archive(rng *rand.Rand, entries []eventlog.Entry) {
 
 func (w *world) put(ordinal uint64, entries []eventlog.Entry) {
 	part := make([]eventlog.Entry, len(entries))
+	object := []byte(eventlog.ObjectMagic)
 	for i, e := range entries {
 		part[i] = eventlog.Entry{Event: e.Event, Raw: e.Raw}
+		if p := e.Placement; w.payloads && p.Length > 0 {
+			part[i].Placement = eventlog.Placement{Offset: uint64(len(object)), Length: p.Length, Sums: p.Sums}
+			object = append(object, make([]byte, p.Length)...) // nobody reads it
+		}
 		if part[i].Raw == nil {
 			part[i].Raw = eventlog.AppendEvent(nil, &e.Event)
 		}
 	}
 	last := entries[len(entries)-1].Event
 	trailer := eventlog.Trailer{LogID: logID, Epoch: last.Seq.Epoch(), Writer: writer, FirstOrdinal: ordinal, LastOrdinal: ordinal,
-		First: entries[0].Event.Seq, Last: last.Seq, PayloadSum: eventlog.Checksum([]byte(eventlog.ObjectMagic)), ClosedAt: last.Time}
-	w.bucket.Set(archiver.Shipped(ordinal).Key(), eventlog.AppendMetadata([]byte(eventlog.ObjectMagic), &trailer, part, nil, 0))
+		First: entries[0].Event.Seq, Last: last.Seq, PayloadBytes: uint64(len(object) - len(eventlog.ObjectMagic)), PayloadSum: eventlog.Checksum(object), ClosedAt: last.Time}
+	w.bucket.Set(archiver.Shipped(ordinal).Key(), eventlog.AppendMetadata(object, &trailer, part, nil, 0))
 }
 
 // options is a recovery of w into dir.

@@ -5,6 +5,7 @@ package recovery
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -201,6 +202,9 @@ func (s *sparse) put(w *world, ordinal uint64, entries []eventlog.Entry, rng *ra
 		if length := e.Placement.Length; length > 0 {
 			entry.Placement = eventlog.Placement{Offset: uint64(len(eventlog.ObjectMagic)) + payload, Length: length, Sums: make([]byte, len(e.Placement.Sums))}
 			rng.Read(entry.Placement.Sums)
+			last := entry.Placement.Sums[len(entry.Placement.Sums)-4:] // all of them make the event's
+			joined := eventlog.JoinedChecksum(entry.Placement.Sums, length)
+			binary.LittleEndian.PutUint32(last, binary.LittleEndian.Uint32(last)^joined^e.Event.Checksum)
 			payload += length
 		}
 		part = append(part, entry)

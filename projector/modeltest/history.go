@@ -70,14 +70,25 @@ func (h *History) Next(e eventlog.Event) eventlog.Entry {
 	e.Seq, e.Time = h.seq, h.time.UnixNano()
 	entry := eventlog.Entry{Event: e, Raw: eventlog.AppendEvent(nil, &e)}
 	if e.Type == eventlog.BlockStored && e.Reuses == 0 && e.Length < 1<<30 {
-		sums := make([]byte, 4*eventlog.Chunks(e.Length))
-		for i := range eventlog.Chunks(e.Length) {
-			binary.LittleEndian.PutUint32(sums[4*i:], e.Checksum+uint32(i))
-		}
+		sums := sumsFor(&e)
 		entry.Placement = eventlog.Placement{Ordinal: uint64(e.Seq.Epoch()), Offset: h.offset, Length: e.Length, Sums: sums}
 		h.offset += e.Length
 	}
 	return entry
+}
+
+// sumsFor returns checksums of the chunks of e's payload, which was never there,
+// that make the one of all: e's, and what that leaves for the last chunk.
+func sumsFor(e *eventlog.Event) []byte {
+	sums := make([]byte, 4*eventlog.Chunks(e.Length))
+	for i := range eventlog.Chunks(e.Length) - min(1, eventlog.Chunks(e.Length)) {
+		binary.LittleEndian.PutUint32(sums[4*i:], e.Checksum+uint32(i))
+	}
+	if len(sums) > 0 {
+		last := sums[len(sums)-4:]
+		binary.LittleEndian.PutUint32(last, eventlog.JoinedChecksum(sums, e.Length)^e.Checksum)
+	}
+	return sums
 }
 
 // Start begins the next epoch. A lossy one bars each machine that holds a

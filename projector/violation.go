@@ -3,7 +3,6 @@
 package projector
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -125,59 +124,3 @@ func (v *Violation) Error() string {
 
 // Unwrap returns the cause.
 func (v *Violation) Unwrap() error { return v.Err }
-
-// How far Explain reads on, and how much it tells.
-const (
-	explainEvents = 1 << 20
-	explainLines  = 8
-)
-
-// Explain reads on in source for later events that name v's machine or block,
-// and notes them in v: a machine that is "not known" but registered further
-// on tells another story than one that never is. The log is never written
-// again as it was, so the words are for a person who decides what to do.
-func (v *Violation) Explain(ctx context.Context, source Source) {
-	seen := 0
-	for batch, err := range source.Follow(ctx, v.Seq.Next()) {
-		if err != nil {
-			v.Later = append(v.Later, fmt.Sprintf("could not be read: %v", err))
-			return
-		}
-		for i := range batch.Entries {
-			v.note(&batch.Entries[i].Event)
-		}
-		seen += len(batch.Entries)
-		if len(v.Later) >= explainLines || seen >= explainEvents {
-			return
-		}
-	}
-	if len(v.Later) == 0 {
-		v.Later = append(v.Later, fmt.Sprintf("none of the %d that follow names the same machine or block", seen))
-	}
-}
-
-func (v *Violation) note(e *eventlog.Event) {
-	if len(v.Later) >= explainLines || e.Seq <= v.Seq {
-		return
-	}
-	sameBlock := len(v.Block) > 0 && e.Machine == v.Machine && string(e.Block) == string(v.Block)
-	aboutMachine := v.Machine != 0 && e.Type != eventlog.BlockStored && e.Type != eventlog.BlockDeleted &&
-		(e.Machine == v.Machine || e.Seq == v.Machine)
-	if !sameBlock && !aboutMachine {
-		return
-	}
-	line := fmt.Sprintf("%s %s", e.Seq, e.Type)
-	switch e.Type {
-	case eventlog.MachineRegistered:
-		line += fmt.Sprintf(" registers machine %s as %q of account %s, after events that already name it", v.Machine, e.Name, e.Account)
-	case eventlog.MachineReowned:
-		line += fmt.Sprintf(" moves machine %s from account %s to %s", e.Machine, e.From, e.To)
-	case eventlog.BlockStored:
-		line += fmt.Sprintf(" stores the same block, %d bytes", e.Length)
-	case eventlog.BlockDeleted:
-		line += fmt.Sprintf(" deletes the same block, stored by %s", e.Undoes)
-	default:
-		line += fmt.Sprintf(" names machine %s", e.Machine)
-	}
-	v.Later = append(v.Later, line)
-}

@@ -40,6 +40,18 @@ func brokenArchive(t *testing.T) (spec string) {
 // extendArchive puts an object that opens accounts behind an archive's last.
 func extendArchive(t *testing.T, spec string, names ...string) {
 	t.Helper()
+	extendArchiveBy(t, spec, func(next eventlog.Seq) (events []eventlog.Event) {
+		for i, name := range names {
+			events = append(events, eventlog.Event{Type: eventlog.AccountOpened, Account: next + eventlog.Seq(i), Name: name})
+		}
+		return events
+	})
+}
+
+// extendArchiveBy puts an object with events that have no payload behind an
+// archive's last; next is the seq that the first of them gets.
+func extendArchiveBy(t *testing.T, spec string, make func(next eventlog.Seq) []eventlog.Event) {
+	t.Helper()
 	bucket, err := dir.Open(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -57,14 +69,14 @@ func extendArchive(t *testing.T, spec string, names ...string) {
 		t.Fatal(err)
 	}
 	var entries []eventlog.Entry
-	for i, name := range names {
-		e := eventlog.Event{Seq: trailer.Last + 1 + eventlog.Seq(i), Time: time.Now().UnixNano(), Type: eventlog.AccountOpened, Name: name, Actor: "anonymous"}
-		e.Account = e.Seq
+	events := make(trailer.Last + 1)
+	for i, e := range events {
+		e.Seq, e.Time, e.Actor = trailer.Last+1+eventlog.Seq(i), time.Now().UnixNano(), "anonymous"
 		entries = append(entries, eventlog.Entry{Event: e, Raw: eventlog.AppendEvent(nil, &e)})
 	}
 	next := *trailer
 	ordinal := trailer.LastOrdinal + 1
-	next.FirstOrdinal, next.LastOrdinal, next.First, next.Last = ordinal, ordinal, trailer.Last+1, trailer.Last+eventlog.Seq(len(names))
+	next.FirstOrdinal, next.LastOrdinal, next.First, next.Last = ordinal, ordinal, trailer.Last+1, trailer.Last+eventlog.Seq(len(events))
 	next.PayloadSum = eventlog.Checksum([]byte(eventlog.ObjectMagic))
 	object := eventlog.AppendMetadata([]byte(eventlog.ObjectMagic), &next, entries, nil, 0)
 	err = bucket.PutIfAbsent(t.Context(), archiver.Shipped(ordinal).Key(), archiver.Body{Bytes: object, Size: int64(len(object)), Checksum: eventlog.Checksum(object)})
@@ -78,7 +90,7 @@ func extendArchive(t *testing.T, spec string, names ...string) {
 func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 	spec := brokenArchive(t)
 	out, err := execute(t, "recover", "--check-all", "--archive", spec, "--json")
-	var checked checkResult
+	var checked checked
 	if json.Unmarshal([]byte(out), &checked) != nil || exitCode(err) != exitDamage || len(checked.Violations) != 2 {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -14,22 +14,24 @@ import (
 
 // Fork is the first place where two logs differ.
 type Fork struct {
-	Seq  eventlog.Seq    // of the first event that not both have
-	A, B *eventlog.Event // the next one that each has, from Seq on
+	Seq    eventlog.Seq    // of the first event that not both have
+	A, B   *eventlog.Event // the next one that each has, from Seq on
+	Common eventlog.Seq    // the last event that both have; 0: none was read
 }
 
 // ErrNoFork says that of two logs each says what the other does, as far as
 // both go.
 var ErrNoFork = errors.New("the logs do not differ as far as both go")
 
-// FindFork reads two logs side by side, from the first event, and returns the
-// first event that is not the same in both, byte for byte. Events that one of
-// them states as cleaned away are not compared. A log that goes on where the
+// FindFork reads two logs side by side, from the event from on, and returns
+// the first event that is not the same in both, byte for byte. Events that one
+// of them states as cleaned away are not compared. A log that goes on where the
 // other ends is no fork: then it is ErrNoFork.
-func FindFork(ctx context.Context, a, b Source) (*Fork, error) {
-	heads := [2]*logHead{newLogHead(ctx, a), newLogHead(ctx, b)}
+func FindFork(ctx context.Context, a, b Source, from eventlog.Seq) (*Fork, error) {
+	heads := [2]*logHead{newLogHead(ctx, a, from), newLogHead(ctx, b, from)}
 	defer heads[0].stop()
 	defer heads[1].stop()
+	common := eventlog.Seq(0)
 	for {
 		for i, name := range []string{"A", "B"} {
 			if err := heads[i].advance(); err != nil {
@@ -41,6 +43,7 @@ func FindFork(ctx context.Context, a, b Source) (*Fork, error) {
 		case x == nil || y == nil:
 			return nil, ErrNoFork
 		case x.Event.Seq == y.Event.Seq && bytes.Equal(x.Raw, y.Raw):
+			common = x.Event.Seq
 			heads[0].take()
 			heads[1].take()
 		case x.Event.Seq < y.Event.Seq && heads[1].gone.contains(x.Event.Seq):
@@ -48,7 +51,7 @@ func FindFork(ctx context.Context, a, b Source) (*Fork, error) {
 		case y.Event.Seq < x.Event.Seq && heads[0].gone.contains(y.Event.Seq):
 			heads[1].take()
 		default:
-			return &Fork{Seq: min(x.Event.Seq, y.Event.Seq), A: &x.Event, B: &y.Event}, nil
+			return &Fork{Seq: min(x.Event.Seq, y.Event.Seq), A: &x.Event, B: &y.Event, Common: common}, nil
 		}
 	}
 }
@@ -63,8 +66,8 @@ type logHead struct {
 	last  eventlog.Seq    // taken
 }
 
-func newLogHead(ctx context.Context, source Source) *logHead {
-	next, stop := iter.Pull2(source.Follow(ctx, eventlog.FirstSeq))
+func newLogHead(ctx context.Context, source Source, from eventlog.Seq) *logHead {
+	next, stop := iter.Pull2(source.Follow(ctx, from))
 	return &logHead{next: next, stop: stop}
 }
 

@@ -265,10 +265,10 @@ func logOf(s *modeltest.Log, upto eventlog.Seq) *modeltest.Log {
 func TestFindForkNamesTheFirstEventThatDiffers(t *testing.T) {
 	a, b := randomLog(11, 200).Log, randomLog(11, 200).Log // the same
 	last := a.Last()
-	if fork, err := projector.FindFork(t.Context(), a, b); !errors.Is(err, projector.ErrNoFork) {
+	if fork, err := projector.FindFork(t.Context(), a, b, eventlog.FirstSeq); !errors.Is(err, projector.ErrNoFork) {
 		t.Errorf("equal logs: %+v, %v", fork, err)
 	}
-	if fork, err := projector.FindFork(t.Context(), a, logOf(b, last-7)); !errors.Is(err, projector.ErrNoFork) {
+	if fork, err := projector.FindFork(t.Context(), a, logOf(b, last-7), eventlog.FirstSeq); !errors.Is(err, projector.ErrNoFork) {
 		t.Errorf("a prefix: %+v, %v", fork, err)
 	}
 	entries := b.Entries()
@@ -284,16 +284,25 @@ func TestFindForkNamesTheFirstEventThatDiffers(t *testing.T) {
 			}
 			other.Append(entry)
 		}
-		want := entries[at].Event.Seq
-		fork, err := projector.FindFork(t.Context(), a, &other)
-		if err != nil || fork.Seq != want || fork.A.Seq != want || fork.B.Seq != want {
+		want, before := entries[at].Event.Seq, eventlog.Seq(0)
+		if at > 0 {
+			before = entries[at-1].Event.Seq
+		}
+		fork, err := projector.FindFork(t.Context(), a, &other, eventlog.FirstSeq)
+		if err != nil || fork.Seq != want || fork.A.Seq != want || fork.B.Seq != want || fork.Common != before {
 			t.Errorf("another event %s: %+v, %v", want, fork, err)
+		}
+		for from, common := range map[eventlog.Seq]eventlog.Seq{max(before, eventlog.FirstSeq): before, want: 0} {
+			fork, err := projector.FindFork(t.Context(), a, &other, from)
+			if err != nil || fork.Seq != want || fork.Common != common {
+				t.Errorf("from %s on: %+v, %v", from, fork, err)
+			}
 		}
 		if at == len(entries)-1 {
 			continue // then it is a prefix
 		}
-		fork, err = projector.FindFork(t.Context(), &hole, a)
-		if err != nil || fork.Seq != want || fork.A.Seq <= want || fork.B.Seq != want {
+		fork, err = projector.FindFork(t.Context(), &hole, a, eventlog.FirstSeq)
+		if err != nil || fork.Seq != want || fork.A.Seq <= want || fork.B.Seq != want || fork.Common != before {
 			t.Errorf("event %s missing: %+v, %v", want, fork, err)
 		}
 	}
@@ -306,7 +315,7 @@ func TestFindForkPassesWhatWasCleanedAway(t *testing.T) {
 	s.Store(s.laptop, eventlog.KindData, nameB, 8, false)
 	cleaned := without(s, func(e eventlog.Event) bool { return e.Seq == doomed.Seq || e.Seq == undo.Seq }, one(doomed.Seq), one(undo.Seq))
 	for _, pair := range [][2]projector.Source{{s.Log, cleaned}, {cleaned, s.Log}} {
-		if fork, err := projector.FindFork(t.Context(), pair[0], pair[1]); !errors.Is(err, projector.ErrNoFork) {
+		if fork, err := projector.FindFork(t.Context(), pair[0], pair[1], eventlog.FirstSeq); !errors.Is(err, projector.ErrNoFork) {
 			t.Errorf("%+v, %v", fork, err)
 		}
 	}
@@ -314,7 +323,7 @@ func TestFindForkPassesWhatWasCleanedAway(t *testing.T) {
 
 func TestFindForkSaysWhichLogCannotBeRead(t *testing.T) {
 	log := randomLog(12, 50).Log
-	if _, err := projector.FindFork(t.Context(), log, &failing{log: log, err: errSick}); !errors.Is(err, errSick) {
+	if _, err := projector.FindFork(t.Context(), log, &failing{log: log, err: errSick}, eventlog.FirstSeq); !errors.Is(err, errSick) {
 		t.Error(err)
 	}
 }

@@ -39,6 +39,11 @@ brought to one event, in copies, and their digests added up anew from the rows;
 where they differ it names the machines and the first rows. Deleted blocks are
 no part of a digest and are not compared. Neither place is changed.
 
+Those of sides that diverge are compared as they stand, which names the machines
+concerned, and as of the newest event that both have, built from their logs,
+which tells whether they were equal before. Where a log no longer gives that, a
+note says so.
+
 Ends with 0 if they are equal, 9 if one is a prefix of the other, 6 if they
 differ.`,
 		Example: "  strandline compare /var/lib/strandline dir:/mnt/backup/strandline\n" +
@@ -107,11 +112,14 @@ func printComparison(w io.Writer, r *compareResult) error {
 		p.say("note: %s\n", remark)
 	}
 	p.verdict(r)
+	if r.Fork != nil {
+		p.common(r.Fork.Common, r.Names)
+	}
 	for _, d := range r.Views {
 		p.difference(d, r.Names)
 	}
 	if r.Verdict == verdictDiffer {
-		p.advice(r)
+		p.advice(r.Views)
 	}
 	return p.err
 }
@@ -129,6 +137,25 @@ func (p *printer) verdict(r *compareResult) {
 	case verdictDiffer:
 		p.say("A and B DIFFER\n")
 	}
+}
+
+// common tells of the views before a fork, and then begins to tell of those
+// after it.
+func (p *printer) common(c *commonReport, names map[eventlog.Seq]string) {
+	if c != nil && c.Equal != nil {
+		outcome := "are EQUAL"
+		if !*c.Equal {
+			outcome = "DIFFER already"
+		}
+		p.say("as of seq %s, the newest event that both have, the views built from their logs %s:\n", c.Seq, outcome)
+		for _, d := range c.Views {
+			p.difference(d, names)
+		}
+		if !*c.Equal {
+			p.advice(c.Views)
+		}
+	}
+	p.say("as they stand:\n")
 }
 
 func (p *printer) difference(d *projector.Difference, names map[eventlog.Seq]string) {
@@ -162,8 +189,8 @@ func behind(events uint64) string {
 
 // advice says whose rows are wrong, where that can be told: the digest that a
 // view carries along is what its events made of it.
-func (p *printer) advice(r *compareResult) {
-	for _, d := range r.Views {
+func (p *printer) advice(views []*projector.Difference) {
+	for _, d := range views {
 		rightA, rightB := d.A.Kept == d.A.Rows, d.B.Kept == d.B.Rows
 		if !rightA {
 			p.say("the rows of A's %s view do not make its own digest: rebuild it\n", d.View)

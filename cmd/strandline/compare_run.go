@@ -5,12 +5,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
@@ -42,14 +42,6 @@ type compareResult struct {
 	Views   []*projector.Difference `json:"views"`
 	Names   map[eventlog.Seq]string `json:"machine_names,omitempty"` // of those that differ, account/machine
 	Remarks []string                `json:"remarks,omitempty"`
-}
-
-// forkReport is a fork for machines.
-type forkReport struct {
-	Seq eventlog.Seq    `json:"seq"`
-	At  string          `json:"at"`
-	A   *eventlog.Event `json:"a"` // the next event that each has
-	B   *eventlog.Event `json:"b"`
 }
 
 // comparison is one run of compare. Sides are looked at, never changed: what
@@ -95,56 +87,8 @@ func (c *comparison) run(ctx context.Context, specs [2]string) (_ *compareResult
 	return c.result, c.judge(ctx)
 }
 
-// compareLogs looks whether the lower side's last event is the higher one's,
-// byte for byte, and if not, where the logs part. A log that cannot be read is
-// remarked on: then only rows are compared.
-func (c *comparison) compareLogs(ctx context.Context) error {
-	c.progress.Start("compare the logs", 0)
-	var last [2]*eventlog.Entry
-	for i, s := range []*side{c.lower, c.higher} {
-		if s.log == nil {
-			continue
-		}
-		entry, err := projector.EventAt(ctx, s.log, c.lower.End)
-		switch {
-		case err == nil && entry == nil && s == c.lower:
-			err = fmt.Errorf("it does not hold event %s, its last", s.End)
-		case err == nil:
-			last[i] = entry
-			continue
-		case ctx.Err() != nil:
-			return err
-		}
-		s.log, s.Unread = nil, err.Error()
-	}
-	for _, s := range []*side{c.result.A, c.result.B} {
-		if s.log == nil {
-			c.remark("the log of %s could not be read: %s", s.label, s.Unread)
-		}
-	}
-	if c.lower.log == nil || c.higher.log == nil {
-		return nil
-	}
-	if last[1] != nil && bytes.Equal(last[0].Raw, last[1].Raw) {
-		return nil
-	}
-	fork, err := projector.FindFork(ctx, c.result.A.log, c.result.B.log)
-	if err != nil {
-		return fmt.Errorf("looking for the place where A and B part, somewhere up to %s: %w", c.lower.End, err)
-	}
-	c.result.Fork = &forkReport{Seq: fork.Seq, At: fork.Seq.String(), A: fork.A, B: fork.B}
-	return nil
-}
-
 func (c *comparison) remark(format string, args ...any) {
 	c.result.Remarks = append(c.result.Remarks, fmt.Sprintf(format, args...))
-}
-
-// diverged compares the views of two sides that have nothing more in common
-// as they stand, to tell which machines are concerned.
-func (c *comparison) diverged(ctx context.Context) error {
-	c.result.Verdict = verdictDiverged
-	return c.compareAt(ctx, c.result.A.End, c.result.B.End)
 }
 
 // compareViews compares the views at the newest event that both sides can be
@@ -165,34 +109,40 @@ func (c *comparison) compareViews(ctx context.Context) error {
 	}
 	// What the lower side's rows are, the next events must not meet.
 	c.remark("%s could not be brought up to %s: %v", c.lower.label, c.higher.End, err)
-	c.result.Views = nil
 	return c.compareAt(ctx, c.lower.End, c.lower.End)
 }
 
-// compareAt compares A's views as of one event with B's as of another.
-func (c *comparison) compareAt(ctx context.Context, seqA, seqB eventlog.Seq) error {
+// compareAt compares A's views as of one event with B's as of another, for the
+// result.
+func (c *comparison) compareAt(ctx context.Context, seqA, seqB eventlog.Seq) (err error) {
+	c.result.Views, err = c.differences(ctx, seqA, seqB)
+	return err
+}
+
+// differences compares A's views as of one event with B's as of another.
+func (c *comparison) differences(ctx context.Context, seqA, seqB eventlog.Seq) (views []*projector.Difference, err error) {
 	rootA, err := c.at(ctx, c.result.A, seqA, c.higher)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rootB, err := c.at(ctx, c.result.B, seqB, c.higher)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range viewNames() {
 		c.progress.Start("compare the "+name+" views", 0)
 		d, err := projector.Compare(ctx, c.engine, filepath.Join(rootA, name), filepath.Join(rootB, name), projectors()[name], slog.Default())
 		if err != nil {
-			return fmt.Errorf("comparing the %s views: %w", name, err)
+			return nil, fmt.Errorf("comparing the %s views: %w", name, err)
 		}
-		c.result.Views = append(c.result.Views, &d)
+		views = append(views, &d)
 		for _, root := range []string{rootA, rootB} {
 			if err := c.name(d.Machines, root); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	return nil
+	return views, nil
 }
 
 // name finds the names of machines in the machine view of one side. One that
@@ -222,13 +172,15 @@ func (c *comparison) name(machines []eventlog.Seq, root string) (err error) {
 	return nil
 }
 
+func allEqual(views []*projector.Difference) bool {
+	return !slices.ContainsFunc(views, func(d *projector.Difference) bool { return !d.Equal() })
+}
+
 // judge draws the conclusion from views at the same event.
 func (c *comparison) judge(ctx context.Context) error {
-	for _, d := range c.result.Views {
-		if !d.Equal() {
-			c.result.Verdict = verdictDiffer
-			return nil
-		}
+	if !allEqual(c.result.Views) {
+		c.result.Verdict = verdictDiffer
+		return nil
 	}
 	switch {
 	case c.lower.End == c.higher.End:

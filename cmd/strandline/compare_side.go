@@ -45,6 +45,7 @@ type side struct {
 
 	log     eventlog.History         // ends at End
 	archive *archiver.Archive        // of an archive; else nil
+	local   eventlog.Seq             // the first event that the WAL of a state directory holds; 0: none
 	pending []archiver.Waiver        // of a state directory, that are not in its log yet
 	bounds  archiver.AdaptiveOptions // of the reads of the archive
 	root    string                   // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
@@ -245,6 +246,9 @@ func (s *side) openWAL(locked *archiver.StateDir, positions []eventlog.Seq) erro
 	last, _, err := wal.Last()
 	if err != nil {
 		return err
+	}
+	if held := wal.Generations(); len(held) > 0 {
+		s.local, _ = held[0].Seqs()
 	}
 	state := locked.State()
 	s.End = max(s.End, last)

@@ -239,3 +239,36 @@ func TestAViewWithTheSameRowsAsOfOtherEventsIsSaidToHaveThem(t *testing.T) {
 		}
 	}
 }
+
+// What was before a fork is told before what is now, and whether it differed.
+func TestWhatWasBeforeAForkIsSaid(t *testing.T) {
+	one, other := projector.Digest{1}, projector.Digest{2}
+	common, fork := eventlog.MakeSeq(3, 9), eventlog.MakeSeq(4, 1)
+	at := func(seq eventlog.Seq, digest projector.Digest) projector.Side {
+		return projector.Side{Position: seq, Kept: digest, Rows: digest}
+	}
+	stand := []*projector.Difference{{View: "block", A: at(fork, one), B: at(fork, other)}}
+	yes, no := true, false
+	for name, test := range map[string]struct {
+		common *commonReport
+		want   string
+	}{
+		"equal": {&commonReport{Seq: common, Equal: &yes, Views: []*projector.Difference{{View: "block", A: at(common, one), B: at(common, one)}}},
+			"as of seq 3.9, the newest event that both have, the views built from their logs are EQUAL:\nblock view: equal at seq 3.9"},
+		"not equal": {&commonReport{Seq: common, Equal: &no, Views: []*projector.Difference{{View: "block", A: at(common, one), B: at(common, other)}}},
+			"as of seq 3.9, the newest event that both have, the views built from their logs DIFFER already:\nblock view: DIFFERS\n  A at seq 3.9"},
+		"not known":         {&commonReport{Seq: common}, "as they stand:"},
+		"nothing in common": {nil, "as they stand:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			event := &eventlog.Event{Seq: fork, Type: eventlog.EpochStarted}
+			r := &compareResult{Verdict: verdictDiverged, A: &side{label: "A"}, B: &side{label: "B"}, Views: stand, Fork: &forkReport{Seq: fork, A: event, B: event, Common: test.common}}
+			var text strings.Builder
+			err := printComparison(&text, r)
+			_, after, found := strings.Cut(text.String(), "  B says "+eventLine(event)+"\n")
+			if err != nil || !found || !strings.HasPrefix(after, test.want) || !strings.Contains(after, "as they stand:\nblock view: DIFFERS\n  A at seq 4.1") {
+				t.Errorf("%v\n%s", err, text.String())
+			}
+		})
+	}
+}

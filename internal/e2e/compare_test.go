@@ -34,21 +34,45 @@ type comparison struct {
 	}
 	Behind uint64 `json:"behind"`
 	Fork   *struct {
-		Seq  eventlog.Seq
-		A, B *eventlog.Event
+		Seq    eventlog.Seq
+		A, B   *eventlog.Event
+		Common *struct {
+			Seq   eventlog.Seq
+			Equal *bool
+			Views []comparedView
+		}
 	}
-	Views []struct {
-		View     string
-		A, B     struct{ Position eventlog.Seq }
-		Machines []eventlog.Seq
-		Rows     []struct {
-			Table   string
-			Machine eventlog.Seq
-			A, B    string
-		} `json:"row_differences"`
-	}
+	Views   []comparedView
 	Remarks []string
 	Names   map[string]string `json:"machine_names"`
+}
+
+// comparedView is a view in a comparison.
+type comparedView struct {
+	View     string
+	A, B     struct{ Position eventlog.Seq }
+	Machines []eventlog.Seq
+	Rows     []struct {
+		Table   string
+		Machine eventlog.Seq
+		A, B    string
+	} `json:"row_differences"`
+}
+
+// equalBeforeFork checks that two sides that diverge are told to have been
+// equal as of the last event that both have.
+func (w *world) equalBeforeFork(c *comparison, last eventlog.Seq) {
+	w.t.Helper()
+	common := c.Fork.Common
+	if common == nil || common.Seq != last || common.Equal == nil || !*common.Equal || len(common.Views) != 2 || strings.Contains(fmt.Sprint(c.Remarks), "whether the views") {
+		w.t.Errorf("before the fork: %+v, remarks %q, want to be equal at %s", common, c.Remarks, last)
+		return
+	}
+	for _, view := range common.Views {
+		if view.A.Position != last || view.B.Position != last || len(view.Machines) != 0 || len(view.Rows) != 0 {
+			w.t.Errorf("before the fork, at %s: %+v", last, view)
+		}
+	}
 }
 
 // compare compares two sides; the verdict must be the one wanted, and the exit
@@ -235,6 +259,7 @@ func TestAWALThatWasNotShippedGoesBeyondTheArchive(t *testing.T) {
 	s.kill()
 	must(t, os.Rename(w.path("away"), w.path("archive")))
 	there, _ := w.compareBothWays("b-is-a-prefix", w.path("a"), w.archive)
+	shipped := there.B.End
 	if there.Behind != 7 {
 		t.Errorf("%+v", there)
 	}
@@ -250,10 +275,14 @@ func TestAWALThatWasNotShippedGoesBeyondTheArchive(t *testing.T) {
 		if there.Fork.Seq != back.Fork.Seq || there.Fork.A.Type != eventlog.BlockStored || there.Fork.B.Type != eventlog.EpochStarted {
 			t.Errorf("%+v", there.Fork)
 		}
+		w.equalBeforeFork(&there, shipped)
+		w.equalBeforeFork(&back, shipped)
 	}
 	other.endsCleanly()
 	w.compareBothWays("diverged", w.path("a"), w.path("b"))
-	if r := w.run("compare", w.path("a"), w.path("b")); !strings.Contains(r.out, "A and B DIVERGE at seq ") || !strings.Contains(r.out, "B says "+other.events0()) {
+	if r := w.run("compare", w.path("a"), w.path("b")); !strings.Contains(r.out, "A and B DIVERGE at seq ") || !strings.Contains(r.out, "B says "+other.events0()) ||
+		!strings.Contains(r.out, "\nas of seq "+shipped.String()+", the newest event that both have, the views built from their logs are EQUAL:\nblock view: equal at seq ") ||
+		!strings.Contains(r.out, "\nas they stand:\nblock view: DIFFERS\n") {
 		t.Errorf("exit code %d: %s", r.code, r.out)
 	}
 }
@@ -275,7 +304,7 @@ func TestTwoServersOnCopiesOfOneArchiveDiverge(t *testing.T) {
 	w.busy("a").endsCleanly()
 	copyDir(t, w.path("archive"), w.path("copy"))
 	w.ok("recover", "--data", w.path("b"), "--archive", "dir:"+w.path("copy"))
-	w.compareBothWays("equal", w.path("a"), w.path("b"))
+	both, _ := w.compareBothWays("equal", w.path("a"), w.path("b"))
 	var servers []*server
 	for _, name := range []string{"a", "b"} {
 		s := w.serve(name, "--take-over")
@@ -298,6 +327,8 @@ func TestTwoServersOnCopiesOfOneArchiveDiverge(t *testing.T) {
 		if first := eventlog.MakeSeq(epoch, 1); there.Fork.Seq != first || back.Fork.Seq != first {
 			t.Errorf("%s and %s fork at %s and %s, want %s", a, b, there.Fork.Seq, back.Fork.Seq, first)
 		}
+		w.equalBeforeFork(&there, both.A.End)
+		w.equalBeforeFork(&back, both.A.End)
 		for _, view := range there.Views {
 			if view.View == "block" && (len(view.Machines) != 1 || there.Names[fmt.Sprint(uint64(view.Machines[0]))] != "alice/laptop") {
 				t.Errorf("%s and %s: the block views differ in the machines %v, %v", a, b, view.Machines, there.Names)
@@ -316,6 +347,48 @@ func TestTwoServersOnCopiesOfOneArchiveDiverge(t *testing.T) {
 	before := fmt.Sprintf("@%d.1", epoch-1)
 	w.compareBothWays("equal", w.archive+before, "dir:"+w.path("copy")+before)
 	w.compareBothWays("a-is-a-prefix", w.archive+before, "dir:"+w.path("copy"))
+}
+
+// Where the archive of a side is out of reach the fork is found in its WAL; what
+// came before that cannot be built then, and a remark says so.
+func TestBeforeAForkWithoutTheArchive(t *testing.T) {
+	t.Parallel()
+	w := initialised(t)
+	w.busy("a").endsCleanly()
+	last := w.compare("equal", w.path("a"), w.archive).A.End
+	copyDir(t, w.path("a"), w.path("b"))
+	copyDir(t, w.path("archive"), w.path("copy"))
+	for _, name := range []string{"a", "b"} {
+		s := w.serve(name)
+		d := s.door("alice", "laptop")
+		d.store("locks", []byte("a session of "+name))
+		d.store("index", []byte("waits in "+name))
+		s.awaitArchived()
+		s.endsCleanly()
+		must(t, os.RemoveAll(w.path("archive")))
+		if name == "a" {
+			copyDir(t, w.path("copy"), w.path("archive")) // b never sees what a did
+		}
+	}
+	there, back := w.compareBothWays("diverged", w.path("a"), w.path("b"))
+	w.equalBeforeFork(&there, last) // the WAL still has it all
+	w.equalBeforeFork(&back, last)
+	for _, name := range []string{"a", "b"} {
+		generations, err := filepath.Glob(w.path(name, "wal", "*"))
+		must(t, err)
+		slices.Sort(generations)
+		must(t, os.RemoveAll(generations[0]))
+	}
+	there, back = w.compareBothWays("diverged", w.path("a"), w.path("b"))
+	for _, c := range []comparison{there, back} {
+		if c.Fork.Seq != eventlog.MakeSeq(last.Epoch()+1, 1) || c.Fork.Common == nil || c.Fork.Common.Seq != last || c.Fork.Common.Equal != nil ||
+			len(c.Remarks) != 1 || !strings.Contains(c.Remarks[0], "whether the views were equal as of "+last.String()) {
+			t.Errorf("%+v, %+v, remarks %q", c.Fork, c.Fork.Common, c.Remarks)
+		}
+	}
+	if r := w.run("compare", w.path("a"), w.path("b")); r.code != 6 || !strings.Contains(r.out, "note: whether the views were equal as of ") || strings.Contains(r.out, "EQUAL") {
+		t.Errorf("exit code %d\n%s", r.code, r.out)
+	}
 }
 
 func TestARunningServerThatIsWrittenTo(t *testing.T) {

@@ -11,12 +11,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -44,6 +46,10 @@ concerned, and as of the newest event that both have, built from their logs,
 which tells whether they were equal before. Where a log no longer gives that, a
 note says so.
 
+How many reads of an archive are under way at once is found out, and shown;
+--read-concurrency bounds it, and so does a line "MIN-MAX" in a file that is
+named when the comparison begins, at any time while it runs.
+
 Ends with 0 if they are equal, 9 if one is a prefix of the other, 6 if they
 differ.`,
 		Example: "  strandline compare /var/lib/strandline dir:/mnt/backup/strandline\n" +
@@ -64,10 +70,10 @@ func runCompare(ctx context.Context, g *globals, specs [2]string, scratch string
 		return fmt.Errorf("make a directory for copies: %w; write --scratch DIR", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	c := &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: newBar(nil, scratch), bounds: bounds.AdaptiveOptions}
+	tellBounds(filepath.Join(scratch, boundsName))
+	c, stop := newComparison(ctx, scratch, bounds)
 	result, err := c.run(ctx, specs)
-	c.progress.Done()
-	c.progress.Close()
+	stop()
 	if err != nil {
 		return err
 	}
@@ -81,6 +87,20 @@ func runCompare(ctx context.Context, g *globals, specs [2]string, scratch string
 		return withCode(exitBehind, errors.New("one is a prefix of the other"))
 	}
 	return withCode(exitDiffers, errors.New("A and B differ"))
+}
+
+// newComparison is a comparison that shows its progress and heeds the bounds in
+// scratch until stop is called.
+func newComparison(ctx context.Context, scratch string, bounds *readBounds) (c *comparison, stop func()) {
+	c = &comparison{engine: kv.OnDisk(slog.Default()), scratch: scratch, progress: progress.New(os.Stderr, slog.Default())}
+	c.archives.bounds = bounds.AdaptiveOptions
+	c.progress.Explain(c.archives.reading, scratch)
+	disobey := obeyBounds(ctx, filepath.Join(scratch, boundsName), &c.archives)
+	return c, func() {
+		disobey()
+		c.progress.Done()
+		c.progress.Close()
+	}
 }
 
 // printer prints lines until one fails.

@@ -155,24 +155,24 @@ func (l lazyArchive) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[ev
 
 // archiveOf is the archive that a state directory names. When it is asked for
 // the first time, and only then, it must answer soon.
-func archiveOf(state *archiver.State) lazyArchive {
+func (c *comparison) archiveOf(state *archiver.State) lazyArchive {
 	var once sync.Once
 	var archive *archiver.Archive
 	var err error
 	return func(ctx context.Context) (*archiver.Archive, error) {
-		once.Do(func() { archive, err = openArchiveOf(ctx, state) })
+		once.Do(func() { archive, err = c.openArchiveOf(ctx, state) })
 		return archive, err
 	}
 }
 
-func openArchiveOf(ctx context.Context, state *archiver.State) (*archiver.Archive, error) {
+func (c *comparison) openArchiveOf(ctx context.Context, state *archiver.State) (*archiver.Archive, error) {
 	bucket, err := (&lazyBucket{spec: state.Archive}).bucket()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstTry)
 	defer cancel()
-	archive, err := archiver.Open(ctx, bucket)
+	archive, err := archiver.Open(ctx, c.archives.adaptive(bucket))
 	if err == nil && archive.LogID() != state.LogID {
 		err = fmt.Errorf("%w: the directory is of log %s, %v holds %s", archiver.ErrOtherLog, state.LogID, bucket, archive.LogID())
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -35,7 +36,7 @@ type commonReport struct {
 // byte for byte, and if not, where the logs part. A log that cannot be read is
 // remarked on: then only rows are compared.
 func (c *comparison) compareLogs(ctx context.Context) error {
-	c.progress.Start("compare the logs", 0)
+	c.progress.Start("compare the logs (batches)", 0)
 	var last [2]*eventlog.Entry
 	for i, s := range []*side{c.lower, c.higher} {
 		if s.log == nil {
@@ -64,7 +65,8 @@ func (c *comparison) compareLogs(ctx context.Context) error {
 	if last[1] != nil && bytes.Equal(last[0].Raw, last[1].Raw) {
 		return nil
 	}
-	fork, err := projector.FindFork(ctx, c.result.A.log, c.result.B.log, c.surelyCommon(ctx))
+	logs := [2]eventlog.History{recovery.Counted(c.result.A.log, c.progress, nil), recovery.Counted(c.result.B.log, c.progress, nil)}
+	fork, err := projector.FindFork(ctx, logs[0], logs[1], c.surelyCommon(ctx))
 	if err != nil {
 		return fmt.Errorf("looking for the place where A and B part, somewhere up to %s: %w", c.lower.End, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -50,7 +51,7 @@ type comparison struct {
 	engine   projector.Engine
 	scratch  string
 	progress *progress.Progress
-	bounds   archiver.AdaptiveOptions // of the reads of an archive
+	archives archives // that the sides are read from
 
 	lower, higher *side // the same as A and B, by their ends; equal ends: A, B
 	result        *compareResult
@@ -194,7 +195,8 @@ func (c *comparison) judge(ctx context.Context) error {
 	if c.higher.log == nil {
 		return nil
 	}
-	for batch, err := range c.higher.log.Follow(ctx, c.lower.End.Next()) {
+	c.progress.Start("count what is behind (batches)", 0)
+	for batch, err := range recovery.Counted(c.higher.log, c.progress, nil).Follow(ctx, c.lower.End.Next()) {
 		if err != nil {
 			return fmt.Errorf("counting the events after %s: %w", c.lower.End, err)
 		}

@@ -43,20 +43,19 @@ type side struct {
 	// log itself waives it.
 	Waived []archiver.Waiver `json:"waived,omitempty"`
 
-	log     eventlog.History         // ends at End
-	archive *archiver.Archive        // of an archive; else nil
-	local   eventlog.Seq             // the first event that the WAL of a state directory holds; 0: none
-	pending []archiver.Waiver        // of a state directory, that are not in its log yet
-	bounds  archiver.AdaptiveOptions // of the reads of the archive
-	root    string                   // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
-	scratch string                   // a folder of its own
+	log     eventlog.History  // ends at End
+	archive *archiver.Archive // of an archive; else nil
+	local   eventlog.Seq      // the first event that the WAL of a state directory holds; 0: none
+	pending []archiver.Waiver // of a state directory, that are not in its log yet
+	root    string            // folder of its views, which stand at End; "": none stand anywhere, they are built from the log
+	scratch string            // a folder of its own
 	closers []func() error
 }
 
 // openSide finds out what spec names and reads how far it goes. Nothing of it
 // is changed. The caller closes the side, also after an error.
 func (c *comparison) openSide(ctx context.Context, label, spec string) (*side, error) {
-	s := &side{label: label, Name: withoutSecrets(spec), scratch: filepath.Join(c.scratch, label), bounds: c.bounds}
+	s := &side{label: label, Name: withoutSecrets(spec), scratch: filepath.Join(c.scratch, label)}
 	address, live := liveAddress(spec)
 	var err error
 	switch {
@@ -64,7 +63,7 @@ func (c *comparison) openSide(ctx context.Context, label, spec string) (*side, e
 		var at moment
 		if spec, at, err = splitAsOf(spec); err == nil {
 			s.Name = withoutSecrets(spec) + at.String()
-			err = s.openArchive(ctx, spec, at)
+			err = c.openArchive(ctx, s, spec, at)
 		}
 		s.Kind = "archive"
 	case live:
@@ -104,12 +103,12 @@ func liveAddress(spec string) (string, bool) {
 }
 
 // openArchive reads how far an archive goes, as of a moment.
-func (s *side) openArchive(ctx context.Context, spec string, asOf moment) error {
+func (c *comparison) openArchive(ctx context.Context, s *side, spec string, asOf moment) error {
 	bucket, err := openBucket(spec, false)
 	if err != nil {
 		return err
 	}
-	archive, err := archiver.Open(ctx, archiver.Adaptive(bucket, s.bounds))
+	archive, err := archiver.Open(ctx, c.archives.adaptive(bucket))
 	if err != nil {
 		return err
 	}
@@ -217,10 +216,10 @@ func (c *comparison) openState(ctx context.Context, s *side, path string) error 
 	if slices.Min(positions) == 0 {
 		c.remark("%s lacks a view: its views are built from its log", s.label)
 		s.root = ""
-		return s.openWAL(locked, nil)
+		return c.openWAL(s, locked, nil)
 	}
 	s.End = slices.Max(positions)
-	if err := s.openWAL(locked, positions); err != nil {
+	if err := c.openWAL(s, locked, positions); err != nil {
 		s.log, s.Unread = nil, err.Error()
 		if slices.Min(positions) != s.End {
 			return fmt.Errorf("its views stand at %v, and its log cannot be read to bring them together: %w", positions, err)
@@ -235,7 +234,7 @@ func (c *comparison) openState(ctx context.Context, s *side, path string) error 
 
 // openWAL opens the log of a state directory: the archive that it names, and
 // the WAL. Whether the archive answers shows when it is asked.
-func (s *side) openWAL(locked *archiver.StateDir, positions []eventlog.Seq) error {
+func (c *comparison) openWAL(s *side, locked *archiver.StateDir, positions []eventlog.Seq) error {
 	wal, err := readWAL(locked, positions...)
 	if err != nil {
 		return err
@@ -255,7 +254,7 @@ func (s *side) openWAL(locked *archiver.StateDir, positions []eventlog.Seq) erro
 	if state.Archived != nil {
 		s.End = max(s.End, state.Archived.Seq)
 	}
-	log, err := wal.Reader(archiveOf(&state), s.End, eventlog.ErrClosed)
+	log, err := wal.Reader(c.archiveOf(&state), s.End, eventlog.ErrClosed)
 	if err != nil {
 		return err
 	}

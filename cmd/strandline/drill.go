@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -50,6 +51,10 @@ each chunk with its checksum and each block with its name.
 Without --archive it asks the running server at --admin, which also compares the
 rows of its live views and puts the verdict into the log (drill_completed). With
 --archive it drills an archive alone, from anywhere: it only reads.
+
+How many reads are under way at once is found out, and shown. With --archive
+--read-concurrency bounds it, and so does a line "MIN-MAX" in a file that is
+named when the drill begins, at any time while it runs.
 
 The time from nothing to verified views is the RTO. The server measures it under
 the limits of its drills (--drill-read-rate, idle priority): a recovery, which
@@ -120,7 +125,7 @@ func (f *drillFlags) do(ctx context.Context, client *httpapi.Client) (*drill.Res
 	if f.archive != "" {
 		return f.alone(ctx)
 	}
-	watch := newDrillWatch()
+	watch := newDrillWatch(os.Stderr, slog.Default())
 	defer watch.close()
 	raw, err := client.Drill(ctx, httpapi.DrillRequest{Mode: string(f.mode()), Sample: f.sample}, watch.show)
 	var undone *httpapi.DrillError
@@ -159,6 +164,7 @@ func (f *drillFlags) alone(ctx context.Context) (result *drill.Result, err error
 	if err != nil {
 		return nil, err
 	}
+	tellBounds(scratch.Path(boundsName))
 	work := &drillWork{drillRequest: request, bounds: f.concurrency.AdaptiveOptions, out: os.Stderr, log: slog.Default()}
 	if result, err = work.do(ctx, bucket); err != nil {
 		return nil, withCode(exitCode(err), fmt.Errorf("the drill could not be done: %w", err))
@@ -201,6 +207,7 @@ func (w *drillWork) do(ctx context.Context, opened archiver.Bucket) (*drill.Resu
 	bar := progress.New(w.out, w.log)
 	defer bar.Close()
 	bar.Explain(readingOf(bucket), w.Scratch)
+	defer obeyBounds(ctx, filepath.Join(w.Scratch, boundsName), bucket)()
 	if w.watch != nil {
 		w.watch(bar)
 	}
@@ -240,16 +247,32 @@ func (w *drillWork) room(need uint64) error {
 
 // drillWatch shows the progress of a drill that a server does.
 type drillWatch struct {
-	bar  *progress.Progress
-	last progress.Snapshot
+	bar   *progress.Progress
+	last  progress.Snapshot
+	reads atomic.Pointer[progress.Reads] // of the server's drill, now; nil: not known
 }
 
-func newDrillWatch() *drillWatch { return &drillWatch{bar: progress.New(os.Stderr, slog.Default())} }
+func newDrillWatch(out *os.File, log *slog.Logger) *drillWatch {
+	w := &drillWatch{bar: progress.New(out, log)}
+	w.bar.Explain(w.reading, "")
+	return w
+}
+
+// reading is what the bar shows of the drill's reads. What they bring is told
+// as it is (AddBytes), and so is what binds.
+func (w *drillWatch) reading() progress.Reading {
+	r := w.reads.Load()
+	if r == nil {
+		return progress.Reading{}
+	}
+	return progress.Reading{InFlight: r.InFlight, Limit: r.Limit, Min: r.Min, Max: r.Max}
+}
 
 func (w *drillWatch) show(now progress.Snapshot) {
 	if now.Phase == "" {
 		return
 	}
+	w.reads.Store(now.Reads)
 	if now.Phase != w.last.Phase || !now.Began.Equal(w.last.Began) {
 		w.bar.Start(now.Phase, now.Total)
 		w.last = progress.Snapshot{}

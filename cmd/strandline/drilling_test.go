@@ -487,7 +487,7 @@ func TestADrillsChildTellsOfEachPhaseToItsEnd(t *testing.T) {
 	if len(ended) != 1 || ended[0].Phase != "read back" || ended[0].Done != 256 || ended[0].Ended.IsZero() {
 		t.Fatalf("%+v", ended)
 	}
-	shown := &drillWatch{bar: progress.New(nil, slog.New(slog.DiscardHandler))}
+	shown := newDrillWatch(nil, slog.New(slog.DiscardHandler))
 	shown.show(progress.Snapshot{Phase: "read back", Began: ended[0].Began, Done: 206, Total: 256})
 	shown.show(ended[0])
 	shown.show(ended[0]) // the server says it once more until the next begins

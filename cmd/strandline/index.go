@@ -9,8 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/strandline-project/strandline/archiver"
-	"github.com/strandline-project/strandline/internal/progress"
 )
 
 func newIndex(g *globals) *cobra.Command {
@@ -27,7 +26,11 @@ func newIndex(g *globals) *cobra.Command {
 		Short: "List, verify and rebuild an archive's index objects",
 		Long: `An index object holds the metadata of 256 objects, so that a recovery reads one
 instead of 256. The server writes it when the 256 are archived. No event depends
-on it: one that is missing or damaged costs a recovery time, and nothing else.`,
+on it: one that is missing or damaged costs a recovery time, and nothing else.
+
+How many reads are under way at once is found out, and shown; --read-concurrency
+bounds it, and so does a line "MIN-MAX" in a file that 'verify' and 'rebuild'
+name when they begin, at any time while they run.`,
 		Example: "  strandline index list --archive dir:/mnt/backup/strandline\n" +
 			"  strandline index verify --archive dir:/mnt/backup/strandline\n" +
 			"  strandline index rebuild --archive dir:/mnt/backup/strandline",
@@ -37,8 +40,16 @@ on it: one that is missing or damaged costs a recovery time, and nothing else.`,
 	return cmd
 }
 
+// indexWork is what an index command works on.
+type indexWork struct {
+	*archiver.Archive
+	bucket *archiver.AdaptiveBucket
+	waited *waitedFor // below bucket
+	out    io.Writer
+}
+
 // indexCommand is a command that works on the index objects of --archive.
-func indexCommand(cmd *cobra.Command, run func(context.Context, *archiver.Archive, io.Writer) error) *cobra.Command {
+func indexCommand(cmd *cobra.Command, run func(context.Context, *indexWork) error) *cobra.Command {
 	load := bindConfig(cmd, "archive")
 	var bounds readBounds
 	bounds.bind(cmd.Flags())
@@ -50,17 +61,22 @@ func indexCommand(cmd *cobra.Command, run func(context.Context, *archiver.Archiv
 		if err := cfg.checkArchive(); err != nil {
 			return withCode(exitUsage, err)
 		}
-		bucket, err := openBucket(cfg.Archive, false)
+		opened, err := openBucket(cfg.Archive, false)
 		if err != nil {
 			return err
 		}
-		archive, err := archiver.Open(cmd.Context(), archiver.Adaptive(bucket, bounds.AdaptiveOptions))
-		if err != nil {
+		work := newIndexWork(opened, &bounds, cmd.OutOrStdout())
+		if work.Archive, err = archiver.Open(cmd.Context(), work.bucket); err != nil {
 			return err
 		}
-		return run(cmd.Context(), archive, cmd.OutOrStdout())
+		return run(cmd.Context(), work)
 	}
 	return cmd
+}
+
+func newIndexWork(opened archiver.Bucket, bounds *readBounds, out io.Writer) *indexWork {
+	waited := &waitedFor{Bucket: opened}
+	return &indexWork{bucket: archiver.Adaptive(waited, bounds.AdaptiveOptions), waited: waited, out: out}
 }
 
 // indexLine is one run in what the index commands print.
@@ -86,18 +102,18 @@ func newIndexList(g *globals) *cobra.Command {
 		Use:     "list",
 		Short:   "Print which index objects the archive lists; reads none of them",
 		Example: "  strandline index list --archive dir:/mnt/backup/strandline",
-	}, func(ctx context.Context, archive *archiver.Archive, out io.Writer) error {
+	}, func(ctx context.Context, work *indexWork) error {
 		began := time.Now()
-		indexes, err := archive.IndexObjects(ctx, 1)
+		indexes, err := work.IndexObjects(ctx, 1)
 		if err != nil {
 			return err
 		}
-		result := indexResult{Archive: archive.Bucket().String(), Runs: []indexLine{}}
+		result := indexResult{Archive: work.bucket.String(), Runs: []indexLine{}}
 		for _, info := range indexes {
 			first, last := info.Ordinals()
 			result.Runs = append(result.Runs, indexLine{First: first, Last: last, Key: info.Key(), Bytes: info.Size, State: "listed"})
 		}
-		return g.printIndex(out, &result, began)
+		return g.printIndex(work.out, &result, began)
 	})
 }
 
@@ -110,9 +126,9 @@ bytes, which tell every byte of it apart from any other. Ends with exit code 6
 when a complete run has no whole index object, and with 5 when an object's own
 metadata is damaged and only the index object has it.`,
 		Example: "  strandline index verify --archive dir:/mnt/backup/strandline",
-	}, func(ctx context.Context, archive *archiver.Archive, out io.Writer) error {
-		return g.checkRuns(ctx, archive, out, func(ctx context.Context, each func(archiver.RunReport) error) error {
-			return archive.VerifyIndex(ctx, 1, each)
+	}, func(ctx context.Context, work *indexWork) error {
+		return g.checkRuns(ctx, work, "", func(ctx context.Context, _ string, each func(archiver.RunReport) error) error {
+			return work.VerifyIndex(ctx, 1, each)
 		})
 	})
 }
@@ -132,28 +148,32 @@ an object's own metadata is damaged.`,
 		Example: "  strandline index rebuild --archive dir:/mnt/backup/strandline",
 	}
 	cmd.Flags().StringVar(&scratch, "dir", "", "directory for one run's footers at a time (default: the system's for temporary files)")
-	return indexCommand(cmd, func(ctx context.Context, archive *archiver.Archive, out io.Writer) (err error) {
-		dir, err := os.MkdirTemp(scratch, "strandline-index-")
-		if err != nil {
-			return fmt.Errorf("make a directory for the footers: %w", err)
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-		return g.checkRuns(ctx, archive, out, func(ctx context.Context, each func(archiver.RunReport) error) error {
-			return archive.RebuildIndex(ctx, dir, 1, each)
+	return indexCommand(cmd, func(ctx context.Context, work *indexWork) error {
+		return g.checkRuns(ctx, work, scratch, func(ctx context.Context, dir string, each func(archiver.RunReport) error) error {
+			return work.RebuildIndex(ctx, dir, 1, each)
 		})
 	})
 }
 
 // checkRuns prints what check says of the runs, and ends with what is left to
-// be told.
-func (g *globals) checkRuns(ctx context.Context, archive *archiver.Archive, out io.Writer, check func(context.Context, func(archiver.RunReport) error) error) error {
+// be told. check has a directory of its own, in scratch.
+func (g *globals) checkRuns(ctx context.Context, work *indexWork, scratch string, check func(ctx context.Context, dir string, each func(archiver.RunReport) error) error) (err error) {
 	began := time.Now()
-	bar := progress.New(os.Stderr, slog.Default())
+	dir, err := os.MkdirTemp(scratch, "strandline-index-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the footers: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	bounds := filepath.Join(dir, boundsName)
+	tellBounds(bounds)
+	defer obeyBounds(ctx, bounds, work.bucket)()
+	bar := newBar(work.bucket, dir)
 	defer bar.Close()
+	work.waited.progress = bar
 	bar.Start("index objects", 0)
-	result := indexResult{Archive: archive.Bucket().String(), Runs: []indexLine{}}
+	result := indexResult{Archive: work.bucket.String(), Runs: []indexLine{}}
 	lacking, lost := 0, 0
-	err := check(ctx, func(r archiver.RunReport) error {
+	err = check(ctx, dir, func(r archiver.RunReport) error {
 		bar.Add(1)
 		line := lineOf(&r)
 		if line.Key == "" {
@@ -170,7 +190,7 @@ func (g *globals) checkRuns(ctx context.Context, archive *archiver.Archive, out 
 	if err != nil {
 		return err
 	}
-	err = g.printIndex(out, &result, began)
+	err = g.printIndex(work.out, &result, began)
 	switch {
 	case err != nil:
 		return err

@@ -47,7 +47,11 @@ is never the truth: nothing can be lost by this.
 With --to the view is built from the archive alone into that folder, and nothing
 else is touched: the server may run, and --archive may stand for --data. --as-of
 builds it as of an event or a time. 'inspect view NAME --views DIR' looks at it,
-and so can any program that imports projector.`,
+and so can any program that imports projector.
+
+How many reads of the archive are under way at once is found out, and shown;
+--read-concurrency bounds it, and so does a line "MIN-MAX" in the file
+read-concurrency of --data, or of --to, at any time while it runs.`,
 		Example: `  strandline rebuild --data /var/lib/strandline --view block
   strandline rebuild --data /var/lib/strandline --view block --as-of 7.1234 --to /var/tmp/then
   strandline rebuild --archive dir:/mnt/backup/strandline --view machine --as-of 2026-11-20T12:00:00Z --to /var/tmp/then`,
@@ -131,6 +135,7 @@ func runRebuild(ctx context.Context, g *globals, cfg *Config, p projector.Projec
 	}
 	bar := newBar(bucket, cfg.Data)
 	defer bar.Close()
+	defer obeyBounds(ctx, dir.Path(boundsName), bucket)()
 	bar.Start("project "+name+" (batches)", 0)
 	began := time.Now()
 	engine := kv.OnDisk(slog.Default())
@@ -194,6 +199,7 @@ func runRebuildAside(ctx context.Context, g *globals, cfg *Config, p projector.P
 	}
 	bar := newBar(bucket, asked.to)
 	defer bar.Close()
+	defer obeyBounds(ctx, filepath.Join(asked.to, boundsName), bucket)()
 	began := time.Now()
 	until, err := asked.moment.resolve(ctx, archive, bar)
 	if err != nil {

@@ -70,6 +70,7 @@ func checkAll(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags,
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	bar := newBar(bucket, scratch)
 	defer bar.Close()
+	tellBounds(filepath.Join(scratch, boundsName))
 	defer obeyBounds(ctx, filepath.Join(scratch, boundsName), bucket)()
 	defer (&recovering{
 		cfg: cfg, logID: archive.LogID(), bucket: bucket, progress: bar, started: time.Now(),

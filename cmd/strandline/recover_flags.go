@@ -140,19 +140,29 @@ func (f *recoverFlags) unused(used []archiver.Waiver) []archiver.Waiver {
 	return unused
 }
 
-// boundsName is the file of a state directory that may change how many reads of
-// the archive are under way at once, for the views that are built there.
+// boundsName is the file of the directory that an operation writes to which may
+// change how many reads of the archive are under way at once.
 const boundsName = "read-concurrency"
 
-// obeyBounds looks for the file every second until the function that it
-// returns is called.
-func obeyBounds(ctx context.Context, path string, bucket *archiver.AdaptiveBucket) (stop func()) {
+// bounded is what reads within bounds.
+type bounded interface {
+	SetBounds(lowest, highest int) error
+}
+
+// tellBounds says where obeyBounds looks, of a directory with a made-up name.
+func tellBounds(path string) {
+	slog.Info("to change how many reads are under way at once, while this runs: write a line MIN-MAX into the file", "file", path)
+}
+
+// obeyBounds looks for the file, and again every second until the function that
+// it returns is called.
+func obeyBounds(ctx context.Context, path string, bucket bounded) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
+	last := obey(path, "", bucket)
 	var done sync.WaitGroup
 	done.Go(func() {
 		ticker := time.NewTicker(time.Second)
 		defer ticker.Stop()
-		last := ""
 		for {
 			select {
 			case <-ctx.Done():
@@ -169,7 +179,7 @@ func obeyBounds(ctx context.Context, path string, bucket *archiver.AdaptiveBucke
 }
 
 // obey sets the bounds in path, unless they are still last; it returns them.
-func obey(path, last string, bucket *archiver.AdaptiveBucket) string {
+func obey(path, last string, bucket bounded) string {
 	raw, err := os.ReadFile(path)
 	text := string(raw)
 	if errors.Is(err, fs.ErrNotExist) || text == last {

@@ -47,7 +47,7 @@ func runLow(cmd *exec.Cmd, busy func() bool) error {
 // While clients are served a drill runs for childTurn of every childRound.
 const (
 	childRound = 50 * time.Millisecond
-	childTurn  = 5 * time.Millisecond
+	childTurn  = 2 * time.Millisecond
 )
 
 // giveWay has the child stand still for most of the time that busy says so,

@@ -51,7 +51,9 @@ type Cost struct {
 	Gets    uint64 // reads of index objects
 	Bytes   uint64 // of them
 	Indexed int    // objects whose metadata they have
-	Single  int    // objects that are read one by one
+
+	Single      int    // objects that are read one by one
+	SingleBytes uint64 // of their metadata, as stored
 
 	Metadata uint64 // bytes that footers and trailers of all objects have, as stored
 }
@@ -83,8 +85,8 @@ func (a *Archive) Cost(ctx context.Context, objects []ObjectInfo) (Cost, error) 
 		}
 	}
 	cost.Single = len(single)
-	sampled, err := a.sampleMetadata(ctx, single)
-	cost.Metadata += sampled
+	cost.SingleBytes, err = a.sampleMetadata(ctx, single)
+	cost.Metadata += cost.SingleBytes
 	return cost, err
 }
 

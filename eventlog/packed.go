@@ -180,6 +180,9 @@ func (r *entryReader) next(e *Entry) error {
 // follows checks that what a copy says of e's payload is what it must be.
 func (r *entryReader) follows(e *Entry) error {
 	p := &e.Placement
+	if e.Event.Type != BlockStored {
+		return r.trailer.damaged("a payload of %v, which stores none", e.Event.Seq)
+	}
 	if p.Offset != r.free {
 		return r.trailer.damaged("payload of %v at %d, the one before ends at %d", e.Event.Seq, p.Offset, r.free)
 	}

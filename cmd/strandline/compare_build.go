@@ -61,12 +61,15 @@ func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (stri
 	case s.archive != nil:
 		var built *recovery.Result
 		built, err = recovery.Run(ctx, recovery.Options{
-			Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Granted: true, Room: roomAt(root, "--scratch"), Progress: c.progress,
+			Archive: s.archive, Engine: c.engine, Dir: root, Scratch: scratch, Until: seq, Granted: true, Room: roomAt(root, "--scratch"), Progress: c.progress, More: true,
 		})
 		if err == nil {
 			s.waive(built.Waived)
 		}
 	default:
+		if err = c.roomLike(s, root); err != nil {
+			break
+		}
 		c.progress.Start(fmt.Sprintf("build %s as of %s (batches)", s.label, seq), 0)
 		load := projector.Load{
 			Engine: c.engine, Dir: root, Scratch: scratch, Input: seq.String(), Upto: seq, Projectors: slices.Collect(maps.Values(projectors())), Log: slog.Default(),
@@ -83,6 +86,19 @@ func (c *comparison) build(ctx context.Context, s *side, seq eventlog.Seq) (stri
 		return "", fmt.Errorf("building the views of %s, %s, as of %s: %w", s.label, s.Name, seq, err)
 	}
 	return root, nil
+}
+
+// roomLike refuses to build a side's views anew where there is no room for them:
+// about what they take as they stand, and as much for sorting.
+func (c *comparison) roomLike(s *side, root string) error {
+	if s.root == "" {
+		return nil
+	}
+	need, err := recovery.SizeOf(s.root)
+	if err != nil {
+		return err
+	}
+	return roomAt(root, "--scratch")(2 * need)
 }
 
 // bringUp makes copies of the views in from, and brings them up to the event

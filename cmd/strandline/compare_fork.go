@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/recovery"
@@ -108,6 +109,8 @@ func (c *comparison) diverged(ctx context.Context) error {
 		c.remark("A and B have no event in common")
 		return nil
 	}
+	// What follows takes a rebuild of both sides: who breaks it off knows this.
+	slog.Info("A and B DIVERGE; their views before that are compared now", "seq", c.result.Fork.Seq.String(), "common", common.At)
 	views, err := c.differences(ctx, common.Seq, common.Seq)
 	switch {
 	case ctx.Err() != nil:

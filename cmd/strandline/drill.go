@@ -254,7 +254,7 @@ type drillWatch struct {
 
 func newDrillWatch(out *os.File, log *slog.Logger) *drillWatch {
 	w := &drillWatch{bar: progress.New(out, log)}
-	w.bar.Explain(w.reading, "")
+	w.bar.Mirror(w.reading)
 	return w
 }
 

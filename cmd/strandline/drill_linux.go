@@ -5,6 +5,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,10 +35,14 @@ func runLow(cmd *exec.Cmd, busy func() bool) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // a terminal's Ctrl-C is for the server
 		err := cmd.Start()
 		if err == nil {
-			ended := make(chan struct{})
-			go giveWay(cmd.Process, busy, ended)
+			ended, gave := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(gave)
+				giveWay(cmd.Process, busy, ended)
+			}()
 			err = cmd.Wait()
 			close(ended)
+			<-gave
 		}
 		done <- err
 	}()
@@ -56,27 +61,33 @@ const (
 // (docs/PERFORMANCE.md). All that a drill does is slowed down so, and it is
 // stopped between two system calls, where it holds nothing that others wait for.
 func giveWay(child *os.Process, busy func() bool, ended <-chan struct{}) {
-	ticks := time.NewTicker(childRound)
-	defer ticks.Stop()
-	for {
+	turn := childRound
+	for wait := time.NewTimer(turn); ; wait.Reset(turn) {
 		select {
 		case <-ended:
 			return
-		case <-ticks.C:
+		case <-wait.C:
 		}
-		if !busy() {
+		if turn = childRound; !busy() {
 			continue
 		}
-		// One that has ended meanwhile is told by an error, which is all there is
-		// to it; one that is killed need not run for that, and if this process is
-		// killed here, so is the child.
-		if child.Signal(syscall.SIGSTOP) != nil {
+		// A child that has ended meanwhile is no error; one that is killed need
+		// not run for that; and if this process is killed here, so is the child.
+		err := child.Signal(syscall.SIGSTOP)
+		if err == nil {
+			wait.Reset(childRound - childTurn)
+			select {
+			case <-ended:
+				return
+			case <-wait.C:
+			}
+			err = child.Signal(syscall.SIGCONT)
+		}
+		if err != nil && !errors.Is(err, os.ErrProcessDone) {
+			slog.Warn("a drill does not give way to clients; its priority is the lowest all the same", "err", err)
 			return
 		}
-		time.Sleep(childRound - childTurn)
-		if child.Signal(syscall.SIGCONT) != nil {
-			return
-		}
+		turn = childTurn // from now on, however late this was
 	}
 }
 

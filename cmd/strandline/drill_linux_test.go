@@ -48,8 +48,20 @@ func TestADrillGivesWayToClients(t *testing.T) {
 		t.Error("a child that was killed is said to have ended well")
 	}
 
-	short := exec.Command("true")
-	if err := runLow(short, func() bool { return true }); err != nil {
+	// One that ends by itself, as it is told to by its input once it has stood
+	// still.
+	short := exec.CommandContext(t.Context(), "cat")
+	in, err := short.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rounds := 0
+	if err := runLow(short, func() bool {
+		if rounds++; rounds == 3 {
+			_ = in.Close() // else it would not end
+		}
+		return true
+	}); err != nil {
 		t.Errorf("a child that ended by itself: %v", err)
 	}
 }
@@ -58,8 +70,9 @@ func TestADrillGivesWayToClients(t *testing.T) {
 // of how often in a row it was seen not to stand still; -1: it stands still.
 func awaitState(t *testing.T, pid int, enough func(inARow int) bool) {
 	t.Helper()
-	looks := time.NewTicker(2 * time.Millisecond)
+	looks, enoughLooks := time.NewTicker(2*time.Millisecond), time.NewTimer(time.Minute)
 	defer looks.Stop()
+	defer enoughLooks.Stop()
 	for inARow := 0; ; {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
@@ -75,7 +88,7 @@ func awaitState(t *testing.T, pid int, enough func(inARow int) bool) {
 		inARow = max(inARow, 0)
 		select {
 		case <-looks.C:
-		case <-t.Context().Done():
+		case <-enoughLooks.C:
 			t.Fatal("the process was never seen so")
 		}
 	}
@@ -97,10 +110,11 @@ func TestTrafficIsThereWhileAndShortlyAfterAClientIsServed(t *testing.T) {
 	}
 	_ = answer.Body.Close()
 	served.Close() // waits for the request
-	if now.under.Load() != 0 || now.last.Load() == 0 {
-		t.Errorf("%d requests under way, the last at %d", now.under.Load(), now.last.Load())
+	if now.under.Load() != 0 || now.last.Load() == nil {
+		t.Errorf("%d requests under way, the last at %v", now.under.Load(), now.last.Load())
 	}
-	now.last.Store(time.Now().Add(-trafficLasts).UnixNano())
+	before := time.Now().Add(-trafficLasts)
+	now.last.Store(&before)
 	if now.busy() {
 		t.Error("busy long after the last request")
 	}

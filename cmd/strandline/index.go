@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -127,11 +128,20 @@ when a complete run has no whole index object, and with 5 when an object's own
 metadata is damaged and only the index object has it.`,
 		Example: "  strandline index verify --archive dir:/mnt/backup/strandline",
 	}, func(ctx context.Context, work *indexWork) error {
-		return g.checkRuns(ctx, work, "", func(ctx context.Context, _ string, each func(archiver.RunReport) error) error {
+		dir, err := os.MkdirTemp("", indexTemp)
+		if err != nil { // it is for nothing else
+			slog.Warn("how many reads are under way at once cannot be changed while this runs", "err", err)
+		} else {
+			defer func() { _ = os.RemoveAll(dir) }() // a file of bounds, if anything
+		}
+		return g.checkRuns(ctx, work, dir, func(ctx context.Context, each func(archiver.RunReport) error) error {
 			return work.VerifyIndex(ctx, 1, each)
 		})
 	})
 }
+
+// indexTemp begins the names of the index commands' temporary directories.
+const indexTemp = "strandline-index-"
 
 func newIndexRebuild(g *globals) *cobra.Command {
 	var scratch string
@@ -148,32 +158,34 @@ an object's own metadata is damaged.`,
 		Example: "  strandline index rebuild --archive dir:/mnt/backup/strandline",
 	}
 	cmd.Flags().StringVar(&scratch, "dir", "", "directory for one run's footers at a time (default: the system's for temporary files)")
-	return indexCommand(cmd, func(ctx context.Context, work *indexWork) error {
-		return g.checkRuns(ctx, work, scratch, func(ctx context.Context, dir string, each func(archiver.RunReport) error) error {
+	return indexCommand(cmd, func(ctx context.Context, work *indexWork) (err error) {
+		dir, err := os.MkdirTemp(scratch, indexTemp)
+		if err != nil {
+			return fmt.Errorf("make a directory for the footers: %w; name another place with --dir", err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		return g.checkRuns(ctx, work, dir, func(ctx context.Context, each func(archiver.RunReport) error) error {
 			return work.RebuildIndex(ctx, dir, 1, each)
 		})
 	})
 }
 
 // checkRuns prints what check says of the runs, and ends with what is left to
-// be told. check has a directory of its own, in scratch.
-func (g *globals) checkRuns(ctx context.Context, work *indexWork, scratch string, check func(ctx context.Context, dir string, each func(archiver.RunReport) error) error) (err error) {
+// be told. Bounds are changed in dir; "": they cannot be.
+func (g *globals) checkRuns(ctx context.Context, work *indexWork, dir string, check func(ctx context.Context, each func(archiver.RunReport) error) error) error {
 	began := time.Now()
-	dir, err := os.MkdirTemp(scratch, "strandline-index-")
-	if err != nil {
-		return fmt.Errorf("make a directory for the footers: %w", err)
+	if dir != "" {
+		bounds := filepath.Join(dir, boundsName)
+		tellBounds(bounds)
+		defer obeyBounds(ctx, bounds, work.bucket)()
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bounds := filepath.Join(dir, boundsName)
-	tellBounds(bounds)
-	defer obeyBounds(ctx, bounds, work.bucket)()
 	bar := newBar(work.bucket, dir)
 	defer bar.Close()
 	work.waited.progress = bar
 	bar.Start("index objects", 0)
 	result := indexResult{Archive: work.bucket.String(), Runs: []indexLine{}}
 	lacking, lost := 0, 0
-	err = check(ctx, dir, func(r archiver.RunReport) error {
+	err := check(ctx, func(r archiver.RunReport) error {
 		bar.Add(1)
 		line := lineOf(&r)
 		if line.Key == "" {

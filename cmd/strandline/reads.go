@@ -60,7 +60,8 @@ func (a *archives) reading() progress.Reading {
 }
 
 // waitedFor is a bucket that tells a progress while somebody waits for its
-// answers: for work that is all reading.
+// answers to begin: for work that is all reading. How long the rest of an
+// answer takes is not told from how long its reader takes for it.
 type waitedFor struct {
 	archiver.Bucket
 	progress *progress.Progress

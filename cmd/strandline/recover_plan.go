@@ -22,6 +22,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
 
@@ -54,7 +55,8 @@ type estimate struct {
 	Bytes     int64        `json:"archive_bytes"`
 	Last      eventlog.Seq `json:"last_seq"`
 	Sampled   int          `json:"sampled_objects"`
-	Indexed   int          `json:"indexed_objects"` // whose metadata index objects have
+	Broken    string       `json:"broken_rule,omitempty"` // why there was no sample, and how long it takes is not known
+	Indexed   int          `json:"indexed_objects"`       // whose metadata index objects have
 	Events    uint64       `json:"estimated_events"`
 	Read      uint64       `json:"estimated_bytes_read"`
 	Requests  uint64       `json:"estimated_requests"`
@@ -95,6 +97,9 @@ func printPlan(ctx context.Context, g *globals, cfg *Config, asked *recoverFlags
 	}
 	if plan.Missing != "" {
 		return withCode(exitDamage, errors.New(plan.Missing))
+	}
+	if plan.Broken != "" && plan.Checkpoint == nil {
+		return withCode(exitDamage, errors.New(plan.Broken))
 	}
 	need := plan.Disk
 	if plan.Checkpoint != nil {
@@ -164,7 +169,10 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 		Checkpoint: found.Checkpoint, Tail: found.Tail, FromDisk: found.FromDisk,
 	}
 	lists := bucket.Stats().Lists
-	sample, err := sampleFor(ctx, cfg.Data, plan.Free/2, bucket, found)
+	sample, err := sampleFor(ctx, cfg.Data, plan.Free/2, asked.waivers, found)
+	if violation := (*projector.Violation)(nil); errors.As(err, &violation) {
+		plan.Broken, sample, err = violation.Error(), &recovery.Sampled{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +195,7 @@ func makePlan(ctx context.Context, cfg *Config, asked *recoverFlags, bucket *arc
 
 // sampleFor recovers a sample on the disk where data is to be, whose speed is
 // what the recovery will have. It takes at most about so many bytes of it.
-func sampleFor(ctx context.Context, data string, disk uint64, bucket *archiver.AdaptiveBucket, found *recovery.Found) (*recovery.Sampled, error) {
+func sampleFor(ctx context.Context, data string, disk uint64, waivers []archiver.Waiver, found *recovery.Found) (*recovery.Sampled, error) {
 	parent, err := existing(data)
 	if err != nil {
 		return nil, err
@@ -196,25 +204,16 @@ func sampleFor(ctx context.Context, data string, disk uint64, bucket *archiver.A
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the sample where %s is to be: %w; name a place that can be written to with --data", data, err)
 	}
-	sample, err := found.Sample(ctx, kv.OnDisk(slog.Default()), scratch, sampleTime, disk, bucket.Stats)
+	sample, err := found.Sample(ctx, kv.OnDisk(slog.Default()), scratch, waivers, sampleTime, disk)
 	return sample, errors.Join(err, os.RemoveAll(scratch))
 }
 
-// extrapolate takes the sample for all of the archive. What is read out of
-// index objects needs no sample: their sizes are listed. It returns the reads
-// for all events.
+// extrapolate takes the sample for all of the archive. What is to be read needs
+// none: it is listed. It returns the reads for all events.
 func (p *estimate) extrapolate(sample *recovery.Sampled, lists uint64, cost archiver.Cost, prices *prices) float64 {
 	p.Sampled, p.Indexed = sample.Objects, cost.Indexed
-	times := float64(p.Objects) / float64(max(sample.Objects, 1))
-	if sample.Events > 0 {
-		times = float64(p.Events) / float64(sample.Events)
-	}
-	p.Read = uint64(float64(sample.Bytes) * times)
-	gets := float64(sample.Gets) * times
-	if cost.Indexed > 0 {
-		p.Read = cost.Bytes + cost.Bytes/uint64(cost.Indexed)*uint64(cost.Single)
-		gets = float64(cost.Gets) + float64(cost.Single)
-	}
+	p.Read = cost.Bytes + cost.SingleBytes
+	gets := float64(cost.Gets) + float64(cost.Single)
 	p.Requests = uint64(gets) + lists
 	p.Dollars = gets/1000*prices.gets + float64(lists)/1000*prices.lists + float64(p.Read)/1e9*prices.bytes
 	if sample.Seconds > 0 {
@@ -238,7 +237,7 @@ func (p *estimate) fromCheckpoint(sample *recovery.Sampled, gets float64, prices
 		p.FromSeconds += bytes / p.FromRate
 	}
 	if sample.Events > 0 {
-		p.FromSeconds += sample.Verify / float64(sample.Events) * float64(p.Events)
+		p.FromSeconds += sample.VerifySeconds / float64(sample.Events) * float64(p.Events)
 	}
 	switch { // a tail is looked up
 	case sample.Tail > 0:
@@ -287,13 +286,25 @@ func (p *recoverPlan) print(w io.Writer) error {
 	fmt.Fprintf(w, "archive  %s, log %s\n", p.Archive, p.LogID)
 	fmt.Fprintf(w, "holds    %d objects, %s, up to event %s; none is missing\n", p.Objects, humanize.IBytes(uint64(max(p.Bytes, 0))), p.Last)
 	fmt.Fprintf(w, "index    index objects have the metadata of %d of them\n", p.Indexed)
-	fmt.Fprintf(w, "sampled  the first %d objects; from them, about:\n", p.Sampled)
+	if p.Broken == "" {
+		fmt.Fprintf(w, "sampled  the first %d objects; from them, about:\n", p.Sampled)
+	} else {
+		fmt.Fprintf(w, "BROKEN   a recovery from the first event is refused without a waiver, and how long it takes was not found out: %s\n", p.Broken)
+	}
 	fmt.Fprintf(w, "read     %d requests, %s of metadata, no payload: $%.2f\n", p.Requests, humanize.IBytes(p.Read), p.Dollars)
 	fmt.Fprintf(w, "disk     %s while it runs, %s are free\n", humanize.IBytes(p.Disk), humanize.IBytes(p.Free))
 	if c := p.Checkpoint; c != nil {
 		fmt.Fprintf(w, "instead  checkpoint %s as of event %s: %s to transfer in %d requests, then about %d events, %s of disk: $%.2f and %s, at %.0f MB/s; the lines above and below are for --full\n",
-			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.FromRequests, p.Tail, humanize.IBytes(p.FromDisk), p.FromDollars, time.Duration(p.FromSeconds*float64(time.Second)).Round(time.Second/10), p.FromRate/1e6)
+			c.Name, c.Seq, humanize.IBytes(uint64(max(c.Bytes, 0))), p.FromRequests, p.Tail, humanize.IBytes(p.FromDisk), p.FromDollars, p.time(p.FromSeconds), p.FromRate/1e6)
 	}
-	_, err := fmt.Fprintf(w, "time     %s for %d events, %.0f a second\n", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second/10), p.Events, p.PerSecond)
+	_, err := fmt.Fprintf(w, "time     %s for %d events, %.0f a second\n", p.time(p.Seconds), p.Events, p.PerSecond)
 	return err
+}
+
+// time prints how long something takes, if that was found out.
+func (p *estimate) time(seconds float64) string {
+	if p.Broken != "" {
+		return "unknown"
+	}
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second / 10).String()
 }

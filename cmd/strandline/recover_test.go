@@ -74,7 +74,7 @@ func TestWhatBuildsViewsIsRefusedWithoutRoom(t *testing.T) {
 // What a recovery from a checkpoint takes is its files and its tail's part.
 func TestAPlanIsOfTheRecoveryFromTheCheckpointToo(t *testing.T) {
 	p := estimate{Events: 1000, Read: 4e9, PerSecond: 50, Listing: 2, Tail: 250, FromRate: 1e8, Checkpoint: &recovery.Checkpoint{Bytes: 2e9, Files: 1000}}
-	sample := recovery.Sampled{Events: 100, Seconds: 2, Verify: 0.5, Tail: 10, TailSeconds: 1}
+	sample := recovery.Sampled{Events: 100, Seconds: 2, VerifySeconds: 0.5, Tail: 10, TailSeconds: 1}
 	p.fromCheckpoint(&sample, 8000, &prices{gets: 1, bytes: 0.5})
 	if p.FromRead != 3e9 || p.FromRequests != 2000+1000 || p.FromDollars != 3+1.5 {
 		t.Errorf("%+v", p)

@@ -102,6 +102,13 @@ func TestAWaiverIsNarrowAndIsItselfAnEvent(t *testing.T) {
 		t.Errorf("what later events say is not told: %s", first.Detail)
 	}
 	data := filepath.Join(t.TempDir(), "data")
+	plan := []string{"recover", "--plan", "--data", data, "--archive", spec}
+	if out, err := execute(t, plan...); exitCode(err) != exitDamage || !strings.Contains(out, "BROKEN") || !strings.Contains(out, "1.4") || !strings.Contains(out, "none is missing") {
+		t.Errorf("planned without a waiver: %v\n%s", err, out)
+	}
+	if out, err := execute(t, append(plan, "--waive", first.Waive, "--waive", second.Waive)...); err != nil || strings.Contains(out, "BROKEN") || !strings.Contains(out, "sampled") {
+		t.Errorf("planned with waivers: %v\n%s", err, out)
+	}
 	recover := func(more ...string) error {
 		_, err := execute(t, append([]string{"recover", "--data", data, "--archive", spec}, more...)...)
 		return err

@@ -12,8 +12,8 @@ import (
 
 // traffic knows whether clients are being served.
 type traffic struct {
-	under atomic.Int64 // requests that are being answered
-	last  atomic.Int64 // when one was answered last, nanoseconds since 1970; 0: none was
+	under atomic.Int64              // requests that are being answered
+	last  atomic.Pointer[time.Time] // when one was answered last; nil: none was
 }
 
 // trafficLasts is how long after a request the next one is expected.
@@ -24,7 +24,8 @@ func (t *traffic) watch(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		t.under.Add(1)
 		defer func() {
-			t.last.Store(time.Now().UnixNano())
+			now := time.Now()
+			t.last.Store(&now)
 			t.under.Add(-1)
 		}()
 		next.ServeHTTP(w, r)
@@ -33,5 +34,6 @@ func (t *traffic) watch(next http.Handler) http.Handler {
 
 // busy reports whether clients are being served.
 func (t *traffic) busy() bool {
-	return t.under.Load() > 0 || time.Since(time.Unix(0, t.last.Load())) < trafficLasts
+	last := t.last.Load()
+	return t.under.Load() > 0 || last != nil && time.Since(*last) < trafficLasts
 }

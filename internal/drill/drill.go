@@ -162,7 +162,7 @@ func (d *drill) recover(ctx context.Context) error {
 	began := time.Now()
 	opts := recovery.Options{
 		Archive: d.Archive, Engine: d.Engine, Dir: d.viewsDir(), Scratch: filepath.Join(d.Scratch, "recovery"),
-		Memory: d.Memory, Room: d.Room, Progress: d.Progress, Log: d.Log, Granted: true,
+		Memory: d.Memory, Room: d.Room, Progress: d.Progress, More: true, Log: d.Log, Granted: true,
 	}
 	if d.Mode == FromCheckpoint {
 		opts.Checkpoints = d.Checkpoints

@@ -195,7 +195,7 @@ func (w *cutWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *cutWriter) WriteHeader(status int) {
 	length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
-	if err == nil && length > 0 && status < 300 && w.cuts.hit(w.request) {
+	if err == nil && length > 0 && status < 300 && w.request.Method == http.MethodGet && w.cuts.hit(w.request) {
 		w.left = w.cuts.at(length)
 	}
 	w.ResponseWriter.WriteHeader(status)

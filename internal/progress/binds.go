@@ -36,6 +36,16 @@ func (p *Progress) Explain(reading func() Reading, disk string) {
 	p.reading, p.disk = reading, disk
 }
 
+// Mirror lets p show what another process does: reading tells of its reads, Bind
+// what binds it. Nothing of this process is measured. Call it before the first
+// Start.
+func (p *Progress) Mirror(reading func() Reading) {
+	if p == nil {
+		return
+	}
+	p.reading, p.elsewhere = reading, true
+}
+
 // Waiting says that the operation has nothing to do from now until it calls
 // what is returned, because nothing has been read yet. The time counts while it
 // passes: a store that stops is seen while it has stopped.

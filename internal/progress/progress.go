@@ -40,6 +40,8 @@ type Progress struct {
 	reading func() Reading // nil: what binds is not found by itself; set before the first phase
 	disk    string         // a directory on the volume that is written to
 
+	elsewhere bool // another process works; set before the first phase
+
 	mu        sync.Mutex // guards what follows, and each phase's samples
 	finished  []Snapshot
 	diskSpeed float64 // bytes a second in all; 0: not known
@@ -123,7 +125,10 @@ func (p *Progress) Start(name string, total int64) {
 func (p *Progress) sample(ph *phase) sample {
 	s := sample{at: time.Now(), done: ph.done.Load(), bytes: ph.bytes.Load(), events: ph.events.Load()}
 	if p.reading != nil {
-		s.usage, s.reading = measureUsage(), p.reading()
+		s.reading = p.reading()
+		if !p.elsewhere {
+			s.usage = measureUsage()
+		}
 		s.waited, s.waiting = ph.wait.until(s.at)
 		s.bytes += int64(s.reading.Bytes - ph.base)
 	}

@@ -25,7 +25,7 @@ type Snapshot struct {
 	ElapsedSeconds  float64   `json:"elapsed_seconds"`             //
 	CPUSeconds      float64   `json:"cpu_seconds,omitempty"`       // processor time used, of all cores; 0: not known
 	ETASeconds      float64   `json:"eta_seconds,omitempty"`       // of the phase; 0: not known, or done
-	EndSeconds      float64   `json:"eta_end_seconds,omitempty"`   // to the end of the last phase; 0: not known, or the phase is the last
+	EndSeconds      float64   `json:"eta_end_seconds,omitempty"`   // to the end of the last phase; 0: not known, or the phase is the last known
 	Binds           string    `json:"binds,omitempty"`             // what it waits for most; "": not known
 	Advice          string    `json:"advice,omitempty"`            // what would help
 	Reads           *Reads    `json:"reads,omitempty"`             // nil: not known, or the phase has ended

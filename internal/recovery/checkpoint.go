@@ -206,7 +206,7 @@ func (r *recovery) restore(ctx context.Context, c Checkpoint) error {
 		return fmt.Errorf("%w: %w", errElsewhere, err)
 	}
 	r.phases.start("restore a checkpoint (bytes)", c.Bytes)
-	r.Progress.Ahead(verifyOfRestore) // beside a tail, which is short
+	r.ahead(verifyOfRestore) // beside a tail, which is short
 	if err := r.Checkpoints.Restore(ctx, c, r.Dir); err != nil {
 		return fmt.Errorf("restore checkpoint %s: %w", c.Name, err)
 	}

@@ -62,7 +62,10 @@ type Options struct {
 	// for about so many more bytes; an error ends the recovery. May be nil.
 	Room     func(bytes uint64) error
 	Progress *progress.Progress // may be nil
-	Log      *slog.Logger       // nil: slog.Default()
+	// More says that phases follow of which Run knows nothing: then Progress is
+	// not told when the last one will end.
+	More bool
+	Log  *slog.Logger // nil: slog.Default()
 }
 
 // Result is what a recovery found and built.
@@ -274,7 +277,9 @@ func (r *recovery) project(ctx context.Context) error {
 
 func (r *recovery) load(ctx context.Context, tolerate func(*projector.Violation) bool) (err error) {
 	r.phases.start("project objects", int64(r.inputs.Objects))
-	r.Progress.Ahead(mergeOfProject + verifyOfProject)
+	if tolerate == nil { // else there is no merge
+		r.ahead(mergeOfProject + verifyOfProject)
+	}
 	var merging sync.Once
 	load := projector.Load{
 		Engine: r.Engine, Dir: r.Dir, Scratch: filepath.Join(r.Scratch, "runs"), Input: r.inputs.String(), Upto: r.inputs.Upto,
@@ -282,7 +287,7 @@ func (r *recovery) load(ctx context.Context, tolerate func(*projector.Violation)
 		Merging: func(n, total uint64) {
 			merging.Do(func() {
 				r.phases.start("merge rows", int64(total))
-				r.Progress.Ahead(verifyOfProject / mergeOfProject)
+				r.ahead(verifyOfProject / mergeOfProject)
 			})
 			r.Progress.Add(int64(n))
 		},
@@ -301,6 +306,13 @@ const (
 	verifyOfProject = 0.3
 	verifyOfRestore = 1.3
 )
+
+// ahead tells how much comes behind the phase that runs.
+func (r *recovery) ahead(times float64) {
+	if !r.More {
+		r.Progress.Ahead(times)
+	}
+}
 
 // honoured is what the log waives, when this recovery goes on past that.
 func (r *recovery) honoured() *Granted {

@@ -586,8 +586,6 @@ func FuzzInputs(f *testing.F) {
 	})
 }
 
-func noReads() archiver.ReadStats { return archiver.ReadStats{} }
-
 func TestASampleIsAPartOfIt(t *testing.T) {
 	w := newWorld(t, 21, 200)
 	archive := archiver.At(w.bucket, logID)
@@ -595,9 +593,9 @@ func TestASampleIsAPartOfIt(t *testing.T) {
 	if err != nil || found.Objects != w.objects || found.Last != w.history.Log.Last() || found.Events != uint64(len(w.history.Log.Entries())) {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	sampled, err := found.Sample(t.Context(), kv.OnDisk(quiet), t.TempDir(), 0, 1<<40, noReads)
+	sampled, err := found.Sample(t.Context(), kv.OnDisk(quiet), t.TempDir(), nil, 0, 1<<40)
 	must(t, err)
-	if sampled.Objects != 1 || sampled.Events == 0 || sampled.Seconds < sampled.Verify || sampled.Verify <= 0 {
+	if sampled.Objects != 1 || sampled.Events == 0 || sampled.Seconds < sampled.VerifySeconds || sampled.VerifySeconds <= 0 {
 		t.Errorf("%+v", sampled)
 	}
 
@@ -609,7 +607,7 @@ func TestASampleIsAPartOfIt(t *testing.T) {
 	if then.Last != until || then.Objects >= found.Objects || then.Bytes >= found.Bytes || then.Events >= found.Events || then.Disk >= found.Disk {
 		t.Errorf("as of %s: %+v, of all: %+v", until, then, found)
 	}
-	sampled, err = then.Sample(t.Context(), kv.OnDisk(quiet), t.TempDir(), time.Hour, 1<<40, noReads)
+	sampled, err = then.Sample(t.Context(), kv.OnDisk(quiet), t.TempDir(), nil, time.Hour, 1<<40)
 	must(t, err)
 	if all := uint64(len(entries)/2 + 1); sampled.Events+sampled.Tail != all {
 		t.Errorf("as of %s %d events and %d more were sampled, want %d", until, sampled.Events, sampled.Tail, all)

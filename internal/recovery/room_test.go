@@ -89,7 +89,7 @@ func TestASampleEndsWhenItsTimeOrItsRoomDoes(t *testing.T) {
 		found, err := Look(t.Context(), archiver.At(w.bucket, logID), nil, 0)
 		must(t, err)
 		scratch := t.TempDir()
-		sample, err := found.Sample(t.Context(), kv.OnDisk(quiet), scratch, test.time, test.disk, noReads)
+		sample, err := found.Sample(t.Context(), kv.OnDisk(quiet), scratch, nil, test.time, test.disk)
 		must(t, err)
 		if events := sample.Events + sample.Tail; events < test.least || events > test.atMost {
 			t.Errorf("%s: %d events of %d, want %d to %d", test.name, events, total, test.least, test.atMost)

@@ -88,9 +88,8 @@ type Sampled struct {
 	Objects int // without the tail
 	Events  uint64
 	Seconds float64
-	Verify  float64 // seconds of them that verifying took
-	Gets    uint64  // reads of the store, and their bytes
-	Bytes   uint64
+
+	VerifySeconds float64 // of Seconds
 
 	Tail        uint64 // events; 0: there was nothing left for one
 	TailSeconds float64
@@ -106,34 +105,34 @@ const (
 // Sample recovers larger and larger parts of the archive's beginning into
 // scratch, which the caller removes, until one took enough to tell what all of
 // it takes; all of that takes about the time d, and at most about so many bytes
-// of disk. reads tells what has been read from the archive so far.
-func (f *Found) Sample(ctx context.Context, engine projector.Engine, scratch string, d time.Duration, disk uint64, reads func() archiver.ReadStats) (*Sampled, error) {
+// of disk. waivers are those of the recovery; a rule that is broken all the same
+// is a *projector.Violation.
+func (f *Found) Sample(ctx context.Context, engine projector.Engine, scratch string, waivers []archiver.Waiver, d time.Duration, disk uint64) (*Sampled, error) {
 	for n := firstSample; ; n = min(sampleGrows*n, len(f.objects)) {
-		before := reads()
-		s, err := f.sample(ctx, engine, scratch, n)
+		began := time.Now()
+		s, err := f.sample(ctx, engine, scratch, waivers, n)
 		if err != nil {
-			return nil, err
+			return s, err
 		}
-		after := reads()
-		s.Gets, s.Bytes = after.Gets-before.Gets, after.Bytes-before.Bytes
-		enough := time.Duration(s.Seconds*float64(time.Second)) >= d/sampleGrows || s.Events*sampleGrows*eventBytes > disk
+		enough := time.Since(began) >= d/sampleGrows || s.Events*sampleGrows*eventBytes > disk
 		if n == len(f.objects) || enough {
 			return s, nil
 		}
 	}
 }
 
-// sample recovers the first n objects; an eighth of them are the tail.
-func (f *Found) sample(ctx context.Context, engine projector.Engine, scratch string, n int) (s *Sampled, err error) {
+// sample recovers the first n objects; a sixteenth of them are the tail, which
+// takes longer for an event.
+func (f *Found) sample(ctx context.Context, engine projector.Engine, scratch string, waivers []archiver.Waiver, n int) (s *Sampled, err error) {
 	if scratch, err = os.MkdirTemp(scratch, "sample-"); err != nil {
 		return nil, fmt.Errorf("make a directory for a sample: %w", err)
 	}
-	main := n - n/8
+	main := n - n/16
 	upto, err := f.upto(ctx, main)
 	if err != nil {
 		return nil, err
 	}
-	r, err := begin(Options{Archive: f.archive, Engine: engine, Dir: filepath.Join(scratch, "views"), Scratch: scratch, Log: slog.New(slog.DiscardHandler)})
+	r, err := begin(Options{Archive: f.archive, Engine: engine, Dir: filepath.Join(scratch, "views"), Scratch: scratch, Waivers: waivers, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +147,7 @@ func (f *Found) sample(ctx context.Context, engine projector.Engine, scratch str
 	if err := r.verify(ctx); err != nil {
 		return nil, err
 	}
-	s = &Sampled{Objects: main, Events: r.result.Events, Seconds: time.Since(began).Seconds(), Verify: time.Since(projected).Seconds()}
+	s = &Sampled{Objects: main, Events: r.result.Events, Seconds: time.Since(began).Seconds(), VerifySeconds: time.Since(projected).Seconds()}
 	if main < n {
 		if in.Upto, err = f.upto(ctx, n); err != nil {
 			return nil, err

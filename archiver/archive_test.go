@@ -65,7 +65,7 @@ func (h *history) build(epoch uint32, n int) ([]byte, []eventlog.Entry) {
 			next = eventlog.MakeSeq(epoch, 1)
 		}
 		payload := bytes.Repeat([]byte{byte(next)}, int(next%5)*10+1)
-		event := eventlog.Event{Seq: next, Type: eventlog.BlockStored, Actor: "a", Kind: eventlog.KindData, Block: blockName(next), Length: uint64(len(payload)), Checksum: eventlog.Checksum([]byte(payload))}
+		event := eventlog.Event{Seq: next, Type: eventlog.BlockStored, Actor: "a", Kind: eventlog.KindData, Block: blockName(next), Length: uint64(len(payload)), Checksum: eventlog.Checksum(payload)}
 		entries = append(entries, eventlog.Entry{
 			Event: event, Raw: eventlog.AppendEvent(nil, &event),
 			Placement: eventlog.Placement{

@@ -27,7 +27,7 @@ type benchOptions struct {
 	dir, rclone, minio, only, url string
 	benchstat                     string
 	seconds                       time.Duration
-	rounds                        int
+	rounds, clients               int
 }
 
 func newBench(g *globals) *cobra.Command {
@@ -67,6 +67,7 @@ Nothing else should run meanwhile.`,
 	f.StringVar(&o.url, "url", "", "measure this running server instead: http://HOST:PORT/ACCOUNT/MACHINE/")
 	f.StringVar(&o.benchstat, "benchstat", "", "file to write a line for each turn to, as Go's benchmarks do, so that benchstat can compare two runs")
 	f.DurationVar(&o.seconds, "time", 3*time.Second, "time for each load, peer and round")
+	f.IntVar(&o.clients, "clients", 0, "clients at once, for every load (0: as many as the load's name says)")
 	f.IntVar(&o.rounds, "rounds", 2, "how often the peers take turns at each load")
 	return cmd
 }
@@ -85,6 +86,7 @@ func (o *benchOptions) run(ctx context.Context, g *globals, out io.Writer) error
 	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return err
 	}
+	report.Version = readVersion().String()
 	if err := o.writeBenchstat(&report); err != nil {
 		return err
 	}
@@ -113,8 +115,8 @@ func (o *benchOptions) writeBenchstat(report *bench.Report) error {
 }
 
 func (o *benchOptions) plan() (bench.Plan, error) {
-	if o.seconds <= 0 || o.rounds < 1 {
-		return bench.Plan{}, usagef("--time and --rounds must be positive: write --time 3s --rounds 2")
+	if o.seconds <= 0 || o.rounds < 1 || o.clients < 0 {
+		return bench.Plan{}, usagef("--time and --rounds must be positive, --clients not negative: write --time 3s --rounds 2 --clients 8")
 	}
 	only, err := regexp.Compile(o.only)
 	if err != nil {
@@ -122,9 +124,13 @@ func (o *benchOptions) plan() (bench.Plan, error) {
 	}
 	plan := bench.Plan{Rounds: o.rounds, Progress: func(text string) { slog.Info(text) }}
 	for _, load := range bench.Standard(o.seconds) {
-		if only.MatchString(load.String()) {
-			plan.Loads = append(plan.Loads, load)
+		if !only.MatchString(load.String()) {
+			continue
 		}
+		if o.clients > 0 {
+			load.Clients = o.clients
+		}
+		plan.Loads = append(plan.Loads, load)
 	}
 	if len(plan.Loads) == 0 {
 		return bench.Plan{}, usagef("--only %s matches no load: write something like --only 'put 1KiB'", o.only)

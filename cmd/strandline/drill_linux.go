@@ -27,8 +27,7 @@ func ownProgram() (string, error) { return "/proc/self/exe", nil }
 // goroutine, which never unlocks it. While busy says so, cmd gives way.
 func runLow(cmd *exec.Cmd, busy func() bool) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	go onOwnThread(func() {
 		if err := lowerThread(); err != nil {
 			slog.Warn("a drill runs at the priority of the server; its rates are limited all the same", "err", err)
 		}
@@ -45,8 +44,25 @@ func runLow(cmd *exec.Cmd, busy func() bool) error {
 			<-gave
 		}
 		done <- err
-	}()
+	})
 	return <-done
+}
+
+// onOwnThread does something on a thread that ends with it. The main thread
+// does not end, and its priority is taken for that of the process.
+func onOwnThread(do func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != os.Getpid() {
+		do()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onOwnThread(do) // not here, where this waits
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 // While clients are served a drill runs for childTurn of every childRound.

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -377,7 +378,7 @@ func TestALoadBesideAnother(t *testing.T) {
 
 // Turns are told apart for benchstat; those with errors are no measurement.
 func TestTurnsAreWrittenForBenchstat(t *testing.T) {
-	report := Report{Rows: []Row{{Name: "put 1KiB @32, no lock", turns: []turned{
+	report := Report{Version: "v1", Rows: []Row{{Name: "put 1KiB @32, no lock", turns: []turned{
 		{"on MinIO", Result{Ops: 200, Elapsed: 100 * time.Millisecond, P50: 5, P99: 7, PeakRSS: 9}},
 		{"on MinIO", Result{Ops: 200, Errors: 1, Elapsed: 100 * time.Millisecond}},
 	}}}}
@@ -385,8 +386,11 @@ func TestTurnsAreWrittenForBenchstat(t *testing.T) {
 	if err := report.WriteBenchstat(&lines); err != nil {
 		t.Fatal(err)
 	}
-	if want := "BenchmarkServe/load=put-1KiB-@32-no-lock/peer=on-MinIO 200 500000 ns/op 2000.0 ops/s 5 p50-ns 7 p99-ns 9 peak-bytes\n"; lines.String() != want {
-		t.Errorf("%q", lines.String())
+	head := fmt.Sprintf("goos: %s\ngoarch: %s\ncores: %d\nversion: v1\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	want := head + "BenchmarkServe/load=put-1KiB-@32-no-lock/peer=on-MinIO 200 500000 ns/op 2000.0 ops/s 5 p50-ns 7 p99-ns 9 peak-bytes\n" +
+		"# put 1KiB @32, no lock, on MinIO: 200 operations, 1 errors\n"
+	if lines.String() != want {
+		t.Errorf("%q, want %q", lines.String(), want)
 	}
 }
 

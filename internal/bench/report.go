@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -14,8 +15,9 @@ import (
 
 // Report is what a Run measured.
 type Report struct {
-	Peers []string `json:"peers"`
-	Rows  []Row    `json:"rows"`
+	Version string   `json:"version"` // of the program that measured
+	Peers   []string `json:"peers"`
+	Rows    []Row    `json:"rows"`
 }
 
 // Row is one load with a result for each peer, in the order of Report.Peers.
@@ -127,12 +129,20 @@ func (r *Report) WriteJSON(w io.Writer) error {
 
 // WriteBenchstat writes a line for each turn in the format of Go's benchmarks
 // (https://go.dev/design/14313-benchmark-format), for benchstat to compare two
-// runs. Turns with errors are left out.
+// runs. A turn with errors is no measurement: a line that benchstat passes over
+// says that it was one.
 func (r *Report) WriteBenchstat(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "goos: %s\ngoarch: %s\ncores: %d\nversion: %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), r.Version)
+	if err != nil {
+		return fmt.Errorf("write for benchstat: %w", err)
+	}
 	for _, row := range r.Rows {
 		for _, t := range row.turns {
 			result := &t.result
 			if result.Errors > 0 || result.Ops == 0 {
+				if _, err := fmt.Fprintf(w, "# %s, %s: %d operations, %d errors\n", row.Name, t.peer, result.Ops, result.Errors); err != nil {
+					return fmt.Errorf("write for benchstat: %w", err)
+				}
 				continue
 			}
 			_, err := fmt.Fprintf(w, "BenchmarkServe/load=%s/peer=%s %d %d ns/op %.1f ops/s %d p50-ns %d p99-ns %d peak-bytes\n",

@@ -172,9 +172,12 @@ func TestAnInitThatIsKilledGoesOnWhereItStopped(t *testing.T) {
 	random := newRandom(t)
 	cut := 0
 	length := timed(func() { newWorld(t).init() })
-	for range 4 {
+	for i := 0; i < 4 || cut == 0 && i < 16; i++ {
 		w := newWorld(t)
-		cut += w.killedRuns(random, 8, length, "init", "--data", w.path("a"), "--archive", w.archive)
+		killed := w.killedRuns(random, 8, length, "init", "--data", w.path("a"), "--archive", w.archive)
+		if cut += killed; killed == 0 {
+			length /= 2 // the one that was timed took longer than others do
+		}
 		w.init()
 		s := w.serve("a")
 		s.door("alice", "laptop").create()

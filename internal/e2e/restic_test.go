@@ -95,8 +95,9 @@ func (s *session) runs() bool {
 	}
 }
 
-// cutOff is what restic says of a server that goes away.
-var cutOff = regexp.MustCompile("connection refused|connection reset by peer|EOF")
+// cutOff is what restic says of a server that goes away, and of one that is
+// not back yet.
+var cutOff = regexp.MustCompile("connection refused|connection reset by peer|EOF|503 Service Unavailable")
 
 // opened returns s, or, when the server was away just as restic opened its
 // repository, which is what it tries only once, the same run begun anew.

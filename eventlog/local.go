@@ -46,18 +46,21 @@ func (l *Log) closedLocked(after uint64) *Generation {
 // bucket, and the bucket was still ours after that. The upload took d.
 // A log that was fenced does not move it any more.
 func (l *Log) MarkArchived(g *Generation, d time.Duration) {
-	l.mu.Lock()
 	last := g.lastSeq()
+	l.mu.Lock()
 	moves := !l.fenced && last > l.archived
-	if moves {
+	l.mu.Unlock()
+	if !moves {
+		return
+	}
+	l.limits.archived(g.weight(), d) // who hears that it is archived finds room
+	l.mu.Lock()
+	if !l.fenced { // meanwhile
 		l.archived = last
 		l.changedLocked()
 	}
 	l.mu.Unlock()
-	if moves {
-		l.limits.archived(g.weight(), d)
-		l.nudge() // the next cut may have waited for this
-	}
+	l.nudge() // the next cut may have waited for this
 }
 
 // ArchiveAway says that the bucket does not answer: ingest is not paced by it

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"unsafe"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/memory"
 )
@@ -56,25 +54,14 @@ type metadata struct {
 type ahead struct {
 	archive *Archive
 	whole   bool // entries are decoded, too
-	decoded *weighted
-	stored  *weighted
+	decoded *memory.Budgeted
+	stored  *memory.Budgeted
 	piece   int64 // bytes that one request asks for, of several footers
 	queue   chan *metadata
 	guess   tailGuess
 	running sync.WaitGroup
 	before  <-chan struct{} // owned by dispatch: admitted of the object before
 }
-
-// weighted is a semaphore that knows how much there is.
-type weighted struct {
-	*semaphore.Weighted
-	all int64
-}
-
-func newWeighted(all int64) *weighted { return &weighted{semaphore.NewWeighted(all), all} }
-
-// atMost returns n, or all that there is: one thing that is larger goes alone.
-func (w *weighted) atMost(n int64) int64 { return min(n, w.all) }
 
 // readAhead calls use with the metadata of each object, in order, while the
 // next ones are being read: out of index objects where there are any that fit,
@@ -86,7 +73,7 @@ func (a *Archive) readAhead(ctx context.Context, objects []ObjectInfo, indexes [
 	close(first)
 	r := &ahead{
 		archive: a, whole: whole, before: first, queue: make(chan *metadata, readsAhead),
-		decoded: newWeighted(memory.Budget(aheadBudget)), stored: newWeighted(memory.Budget(storedBudget)),
+		decoded: memory.NewBudgeted(aheadBudget), stored: memory.NewBudgeted(storedBudget),
 		piece: memory.Budget(pieceLimit),
 	}
 	defer r.running.Wait()
@@ -252,7 +239,7 @@ func (r *ahead) admit(ctx context.Context, m *metadata, weight int64) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	weight = r.decoded.atMost(weight)
+	weight = r.decoded.AtMost(weight)
 	if err := r.decoded.Acquire(ctx, weight); err != nil {
 		return fmt.Errorf("wait for memory: %w", err)
 	}

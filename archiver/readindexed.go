@@ -61,11 +61,11 @@ func (r *ahead) firstPiece(metas []*metadata) (n int, size int64) {
 // dispatchPiece reads some footers that stand next to each other, when there
 // is memory for all of them.
 func (r *ahead) dispatchPiece(ctx context.Context, piece []*metadata, size int64) bool {
-	if r.stored.Acquire(ctx, r.stored.atMost(size)) != nil {
+	if r.stored.Acquire(ctx, r.stored.AtMost(size)) != nil {
 		return false // ctx has ended
 	}
 	for _, m := range piece {
-		m.stored = r.stored.atMost(int64(m.trailer.FooterSize)) // a larger one is alone in its piece
+		m.stored = r.stored.AtMost(int64(m.trailer.FooterSize)) // a larger one is alone in its piece
 	}
 	r.running.Go(func() { r.readPiece(ctx, piece) })
 	for _, m := range piece {

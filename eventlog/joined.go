@@ -9,8 +9,8 @@ import (
 
 // JoinedChecksum returns the CRC32C of a payload of length bytes whose chunks
 // have the CRC32Cs in sums, see Placement.Sums: 4 bytes for each of its Chunks,
-// which the caller has checked. So what a placement says of a
-// payload can be held against what its event says without reading the payload.
+// which the caller has checked. So what a placement says of a payload can be held
+// against what its event says without reading the payload.
 //
 // The formula is zlib's (crc32_combine in crc32.c, since 1.2.12): the CRC of A
 // followed by B is crc(A) times x^(8 |B|), modulo the polynomial, plus crc(B).

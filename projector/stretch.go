@@ -9,8 +9,6 @@ import (
 	"runtime"
 	"sync"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/memory"
 )
@@ -90,10 +88,9 @@ type cutting struct {
 	source  Source
 	upto    eventlog.Seq // the last event that counts; 0: all do
 	sites   []*site
-	queue   chan *stretch       // in the order of the events
-	slots   chan struct{}       // one for each stretch that is being gathered
-	memory  *semaphore.Weighted // of all bytes
-	all     int64
+	queue   chan *stretch // in the order of the events
+	slots   chan struct{} // one for each stretch that is being gathered
+	memory  *memory.Budgeted
 	running *sync.WaitGroup
 
 	before eventlog.Seq // the last event that the parts so far cover
@@ -101,9 +98,9 @@ type cutting struct {
 }
 
 func newCutting(source Source, upto eventlog.Seq, sites []*site, running *sync.WaitGroup) *cutting {
-	cores, all := runtime.GOMAXPROCS(0), memory.Budget(stretchMemory)
+	cores := runtime.GOMAXPROCS(0)
 	return &cutting{source: source, upto: upto, sites: sites, running: running,
-		queue: make(chan *stretch, cores), slots: make(chan struct{}, cores), memory: semaphore.NewWeighted(all), all: all}
+		queue: make(chan *stretch, cores), slots: make(chan struct{}, cores), memory: memory.NewBudgeted(stretchMemory)}
 }
 
 // stretchMemory bounds the stretches under way, on however many cores: bytes
@@ -141,7 +138,7 @@ func (c *cutting) run(ctx context.Context) {
 func (c *cutting) begin(ctx context.Context, s *stretch) bool {
 	// In the order of the events: the one that is taken in next never waits for
 	// what a later one holds.
-	weight := min(2*s.part.size, c.all)
+	weight := c.memory.AtMost(2 * s.part.size)
 	if c.memory.Acquire(ctx, weight) != nil {
 		return false
 	}

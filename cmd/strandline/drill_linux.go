@@ -74,7 +74,7 @@ const (
 // giveWay has the child stand still for most of the time that busy says so,
 // until it has ended. Its priority alone is not enough: a process that does
 // nothing but count took a fifth of the puts from who stored on two cores
-// (docs/PERFORMANCE.md). All that a drill does is slowed down so, and it is
+// (docs/adr/0015-a-drill-is-a-process-of-its-own.md). All that a drill does is slowed down so, and it is
 // stopped between two system calls, where it holds nothing that others wait for.
 func giveWay(child *os.Process, busy func() bool, ended <-chan struct{}) {
 	turn := childRound

@@ -43,6 +43,21 @@ func readArchive(t *testing.T) (spec, data string) {
 	return spec, data
 }
 
+// holdsGets lets gets of the keys that are held wait until opens is closed.
+func holdsGets(opens <-chan struct{}, held func(key string) bool) buckettest.Hooks {
+	return buckettest.Hooks{Before: func(ctx context.Context, op buckettest.Op, key string) error {
+		if op != buckettest.Get || !held(key) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-opens:
+			return nil
+		}
+	}}
+}
+
 // notified collects what a service manager is told.
 type notified struct {
 	mu       sync.Mutex
@@ -197,17 +212,7 @@ func TestTheBoundsOfAnIndexCommandCanBeChanged(t *testing.T) {
 	dir := t.TempDir()
 	err = (&globals{}).checkRuns(t.Context(), work, dir, func(ctx context.Context, each func(archiver.RunReport) error) error {
 		opens := make(chan struct{})
-		slow.Set(buckettest.Hooks{Before: func(ctx context.Context, op buckettest.Op, _ string) error {
-			if op != buckettest.Get {
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-opens:
-				return nil
-			}
-		}})
+		slow.Set(holdsGets(opens, func(string) bool { return true }))
 		ended := make(chan error, 1)
 		go func() { ended <- work.VerifyIndex(ctx, 1, each) }()
 		bar := work.waited.progress
@@ -243,17 +248,7 @@ func TestTheBoundsOfADrillCanBeChanged(t *testing.T) {
 	if work.Scratch, err = os.MkdirTemp(parent, "drill-"); err != nil {
 		t.Fatal(err)
 	}
-	slow.Set(buckettest.Hooks{Before: func(ctx context.Context, op buckettest.Op, key string) error {
-		if op != buckettest.Get || !strings.HasPrefix(key, "index/") {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-opens:
-			return nil
-		}
-	}})
+	slow.Set(holdsGets(opens, func(key string) bool { return strings.HasPrefix(key, "index/") }))
 	ended := make(chan error, 1)
 	go func() {
 		_, err := work.do(t.Context(), slow)

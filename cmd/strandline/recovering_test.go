@@ -5,7 +5,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -50,17 +49,7 @@ func TestARecoveryIsAskedHowFarItIs(t *testing.T) {
 	defer bar.Close()
 	var goOn atomic.Bool
 	opens := make(chan struct{})
-	slow.Set(buckettest.Hooks{Before: func(ctx context.Context, op buckettest.Op, _ string) error {
-		if op != buckettest.Get || goOn.Load() || !strings.HasPrefix(bar.Snapshot().Phase, "project") {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-opens:
-			return nil
-		}
-	}})
+	slow.Set(holdsGets(opens, func(string) bool { return !goOn.Load() && strings.HasPrefix(bar.Snapshot().Phase, "project") }))
 	ended := make(chan error, 1)
 	go func() {
 		_, err := recoverInto(t.Context(), &cfg, &recoverFlags{full: true}, bucket, archive, bar)

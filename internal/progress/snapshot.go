@@ -85,9 +85,9 @@ func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	if left := s.Total - s.Done; left > 0 && s.PerSecond > 0 {
 		s.ETASeconds = float64(left) / s.PerSecond
 	}
-	measured := p.shares(&since, &now)
-	if what := ph.binds.Load(); what != nil {
-		s.Binds = *what
+	measured, told := p.shares(&since, &now), ph.binds.Load()
+	if told != nil {
+		s.Binds = *told
 	} else if p.reading != nil {
 		s.Binds = measured.binds()
 	}
@@ -97,7 +97,7 @@ func (p *Progress) describe(ph *phase, since, now sample) Snapshot {
 	if r := &now.reading; r.Limit > 0 {
 		s.Reads = &Reads{Limit: r.Limit, Min: r.Min, Max: r.Max, InFlight: r.InFlight}
 	}
-	if ph.binds.Load() == nil && p.reading != nil {
+	if told == nil && p.reading != nil {
 		p.mu.Lock()
 		speed := p.diskSpeed
 		p.mu.Unlock()

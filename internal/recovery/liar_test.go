@@ -276,6 +276,23 @@ func (w *world) checkPlacement(dir string, stored eventlog.Seq) {
 	}
 }
 
+// recoverWarned recovers w into "new", with the truth, and one warning of the
+// index object at key.
+func (w *world) recoverWarned(seed uint64, key string) {
+	w.t.Helper()
+	heard := &warnings{Handler: slog.DiscardHandler}
+	opts := w.options("new")
+	opts.Archive.SetLogger(slog.New(heard))
+	result, err := Run(w.t.Context(), opts)
+	if err != nil {
+		w.t.Fatalf("seed %d: %v", seed, err)
+	}
+	w.check("new", result)
+	if len(heard.said) != 1 || !strings.Contains(heard.said[0], strings.TrimSuffix(key, ".0000")) {
+		w.t.Errorf("seed %d: it warned %q, want one warning of %s", seed, heard.said, key)
+	}
+}
+
 // What an index object says of a payload's checksums is in no digest, but they
 // must make the one that the event has, which is.
 func TestAnIndexObjectThatLiesAboutAPayloadCostsAWarning(t *testing.T) {
@@ -284,19 +301,8 @@ func TestAnIndexObjectThatLiesAboutAPayloadCostsAWarning(t *testing.T) {
 		w.payloads = true
 		key := w.apart()[0]
 		lied := w.lieAboutASum(rand.New(rand.NewPCG(seed, 4)))
-		heard := &warnings{Handler: slog.DiscardHandler}
-		opts := w.options("new")
-		opts.Archive.SetLogger(slog.New(heard))
-		result, err := Run(t.Context(), opts)
-		if err != nil {
-			t.Errorf("seed %d: %v", seed, err)
-			continue
-		}
-		w.check("new", result)
+		w.recoverWarned(seed, key)
 		w.checkPlacement("new", lied)
-		if len(heard.said) != 1 || !strings.Contains(heard.said[0], strings.TrimSuffix(key, ".0000")) {
-			t.Errorf("seed %d: it warned %q of a lie about %s, want one warning of %s", seed, heard.said, lied, key)
-		}
 	}
 }
 
@@ -307,17 +313,6 @@ func TestAnIndexObjectWithAnEventThatDoesNotDecodeCostsAWarning(t *testing.T) {
 		w := newWorld(t, 6100+seed, 550)
 		key := w.apart()[0]
 		w.lieWithGarbage(rand.New(rand.NewPCG(seed, 2)))
-		heard := &warnings{Handler: slog.DiscardHandler}
-		opts := w.options("new")
-		opts.Archive.SetLogger(slog.New(heard))
-		result, err := Run(t.Context(), opts)
-		if err != nil {
-			t.Errorf("seed %d: %v", seed, err)
-			continue
-		}
-		w.check("new", result)
-		if len(heard.said) != 1 || !strings.Contains(heard.said[0], strings.TrimSuffix(key, ".0000")) {
-			t.Errorf("seed %d: it warned %q, want one warning of %s", seed, heard.said, key)
-		}
+		w.recoverWarned(seed, key)
 	}
 }

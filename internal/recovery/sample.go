@@ -112,7 +112,7 @@ func (f *Found) Sample(ctx context.Context, engine projector.Engine, scratch str
 		began := time.Now()
 		s, err := f.sample(ctx, engine, scratch, waivers, n)
 		if err != nil {
-			return s, err
+			return nil, err
 		}
 		enough := time.Since(began) >= d/sampleGrows || s.Events*sampleGrows*eventBytes > disk
 		if n == len(f.objects) || enough {

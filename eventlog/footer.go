@@ -5,6 +5,7 @@ package eventlog
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -60,7 +61,11 @@ const FooterOverhead = footerHeadSize + MaxFooter/128
 // Raw bytes and its Placement; nothing is checked here.
 func AppendFooter(b []byte, entries []Entry, cleaned []Range, horizon Seq) []byte {
 	le := binary.LittleEndian
-	b = append(b, footerMagic...)
+	size := footerHeadSize + len(cleaned)*rangeSize
+	for i := range entries {
+		size += FooterEntrySize(&entries[i])
+	}
+	b = append(slices.Grow(b, size), footerMagic...)
 	b = le.AppendUint32(b, uint32(len(entries)))
 	b = le.AppendUint32(b, uint32(len(cleaned)))
 	b = le.AppendUint32(b, 0)

@@ -79,6 +79,14 @@ func (g *Generation) Seqs() (first, last Seq) {
 	return g.first, g.last
 }
 
+// expect makes room for about n entries, so that they are not copied again and
+// again while they come.
+func (g *Generation) expect(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.entries = make([]Entry, 0, n)
+}
+
 // extend makes committed entries visible to readers of g.
 func (g *Generation) extend(entries []Entry) {
 	g.mu.Lock()

@@ -15,7 +15,7 @@ func (w *writer) full() bool {
 		return false
 	}
 	o := &w.l.opts
-	return w.gen.size-uint64(len(ObjectMagic)) >= o.MaxPayload || w.events >= o.MaxEvents || w.metadata >= maxMetadata
+	return w.gen.size-uint64(len(ObjectMagic)) >= o.MaxPayload || w.events >= o.MaxEvents || w.frames >= maxFrames
 }
 
 // cutWanted reports whether an answer waits for the archive, the archive is
@@ -57,7 +57,8 @@ func (w *writer) ensureGeneration() error {
 	if p.err != nil {
 		return p.err
 	}
-	w.gen, w.events, w.metadata = p.gen, 0, 0
+	w.gen, w.events, w.frames = p.gen, 0, 0
+	w.gen.expect(w.expected)
 	return nil
 }
 
@@ -68,7 +69,7 @@ func (w *writer) cut() {
 	w.l.handed = w.last
 	w.l.mu.Unlock()
 	w.out.put(&part{gen: w.gen, ends: true})
-	w.gen = nil
+	w.gen, w.expected = nil, w.events
 }
 
 // prepared is a generation whose directory is ready.

@@ -10,8 +10,10 @@ import (
 	"time"
 )
 
-// maxMetadata keeps a footer well within its limit.
-const maxMetadata = 32 << 20
+// maxFrames is how many bytes of frames a generation may have, about: tidwall/wal
+// keeps them in memory while it is open. A footer, which has less, so stays well
+// within its limit.
+const maxFrames = 32 << 20
 
 // writer is the goroutine before the committer: it gives each event its seq and
 // appends its payload to the open generation, so that the disk has begun with
@@ -25,7 +27,8 @@ type writer struct {
 	gen      *openGeneration // nil until the first event after a cut
 	last     Seq             // last seq issued
 	events   int             // in the open generation so far
-	metadata int             // bytes of its footer so far
+	frames   int             // bytes of its frames so far, about
+	expected int             // events in the generation before it
 	lastCut  time.Time
 	decoded  Event // of admit, kept for its memory
 	small    bytes.Buffer
@@ -208,7 +211,7 @@ func (w *writer) writePart(waiting []*Pending) (taken int, err error) {
 		w.gen.began = time.Now()
 	}
 	w.events += len(p.accepted)
-	w.metadata += p.metadata
+	w.frames += p.frames()
 	w.out.put(p)
 	return taken, nil
 }

@@ -120,3 +120,29 @@ func BenchmarkRecompute(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*len(log.Entries()))/b.Elapsed().Seconds(), "events/s")
 }
+
+// BenchmarkLatest looks blocks up in a view of 200,000 events: as a put does
+// one that is not there, and one that is.
+func BenchmarkLatest(b *testing.B) {
+	log := busyLog(200_000)
+	v := openViews(b, kv.OnDisk(quiet), b.TempDir()+"/", projector.Live)
+	defer v.close()
+	v.catchUp(log)
+	entries := log.Entries()
+	for _, absent := range []bool{true, false} {
+		b.Run(map[bool]string{true: "new", false: "known"}[absent], func(b *testing.B) {
+			b.ReportAllocs()
+			for i := range b.N {
+				ev := &entries[100+(i*7919)%(len(entries)-100)].Event
+				name := ev.Block
+				if absent {
+					name = append([]byte(nil), name...)
+					name[31]++
+				}
+				if _, found, err := v.blocks.Latest(ev.Machine, ev.Kind, name); err != nil || found == absent {
+					b.Fatal(found, err)
+				}
+			}
+		})
+	}
+}

@@ -79,7 +79,7 @@ func (r *BlockRow) liveAt(seq eventlog.Seq) bool {
 // pick returns the latest row of a block, live or history, that fits.
 func (v *BlockView) pick(machine eventlog.Seq, kind eventlog.Kind, name []byte, fits func(BlockRow) bool) (BlockRow, bool, error) {
 	var best BlockRow
-	err := v.inSnapshot(func(snapshot Snapshot) error {
+	err := v.inLookup(func(snapshot Snapshot) error {
 		key := appendBlockKey(nil, machine, kind, name)
 		raw, found, err := snapshot.Get(nil, append([]byte{blocks.ID}, key...))
 		if err != nil || !found {
@@ -243,7 +243,7 @@ func (v *BlockView) Count(ctx context.Context, machine eventlog.Seq, kind eventl
 // AtOrAfter returns the first live block of a kind whose name is at or after
 // the given one; false when there is none.
 func (v *BlockView) AtOrAfter(ctx context.Context, machine eventlog.Seq, kind eventlog.Kind, name []byte) (row BlockRow, found bool, err error) {
-	err = v.inSnapshot(func(snapshot Snapshot) (err error) {
+	err = v.inLookup(func(snapshot Snapshot) (err error) {
 		of := append([]byte{blocks.ID}, appendBlockKey(nil, machine, kind, nil)...)
 		cursor, err := snapshot.Range(append(of[:len(of):len(of)], name...), successor(of))
 		if err != nil {

@@ -100,12 +100,17 @@ func sequence[T any](find func(yield func(T) bool) error) iter.Seq2[T, error] {
 	}
 }
 
-func (v *View) inSnapshot(query func(Snapshot) error) (err error) {
+func (v *View) inSnapshot(query func(Snapshot) error) error { return v.in(Store.Snapshot, query) }
+
+// inLookup is inSnapshot for a few rows; see Store.Lookup.
+func (v *View) inLookup(query func(Snapshot) error) error { return v.in(Store.Lookup, query) }
+
+func (v *View) in(open func(Store) Snapshot, query func(Snapshot) error) (err error) {
 	if err := v.enter(); err != nil {
 		return err
 	}
 	defer v.leave()
-	snapshot := v.store.Snapshot()
+	snapshot := open(v.store)
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	return query(snapshot)
 }

@@ -203,6 +203,17 @@ func (s *mapStore) Get(into, key []byte) ([]byte, bool, error) {
 	return append(into, value...), found, nil
 }
 
+func (s *mapStore) Lookup() projector.Snapshot { return mapLookup{mapStore: s} }
+
+// mapLookup is of use until the next commit.
+type mapLookup struct {
+	projector.Snapshot
+	*mapStore
+}
+
+func (l mapLookup) Get(into, key []byte) ([]byte, bool, error) { return l.mapStore.Get(into, key) }
+func (mapLookup) Close() error                                 { return nil }
+
 func (s *mapStore) NewBatch() projector.WriteBatch { return &mapBatch{s, map[string][]byte{}} }
 func (s *mapStore) Close() error                   { return nil }
 

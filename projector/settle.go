@@ -4,6 +4,7 @@ package projector
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -18,7 +19,7 @@ func (s *storeSink) settle(position eventlog.Seq, time int64, now bool) (bool, e
 		return false, err
 	}
 	s.state.position, s.state.time, s.state.digest = position, time, s.sum.digest()
-	if err := s.stage(); err != nil {
+	if err := errors.Join(s.stage(), s.doneReading()); err != nil {
 		return false, err
 	}
 	// The commit point: rows, sums, position and digest become visible
@@ -158,8 +159,7 @@ func (s *storeSink) machineSum(row *pendingRow, key []byte) (*machineSum, error)
 	m, found := s.sums[id]
 	if !found {
 		m = &machineSum{id: id}
-		raw, there, err := s.store.Get(s.value[:0], machineSumKey(s.key[:0], id))
-		s.value = raw
+		raw, there, err := s.stored(machineSumKey(s.key[:0], id))
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ package projector
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/strandline-project/strandline/eventlog"
@@ -29,6 +30,7 @@ type sink interface {
 type storeSink struct {
 	projector Projector
 	store     Store
+	reader    Snapshot // of the store as of the last commit; nil until a row of it is wanted
 	batch     WriteBatch
 	rows      *pending
 	known     *filter // of every key the store may have; nil: not known
@@ -125,8 +127,7 @@ func (s *storeSink) load(key []byte, table *Table, history bool) (uint32, error)
 	}
 	row := span{}
 	if s.known == nil || s.known.mayHave(hash) {
-		value, there, err := s.store.Get(s.value[:0], key)
-		s.value = value
+		value, there, err := s.stored(key)
 		if err != nil {
 			return 0, err
 		}
@@ -136,6 +137,28 @@ func (s *storeSink) load(key []byte, table *Table, history bool) (uint32, error)
 	}
 	return s.rows.insert(key, hash, row, table, history), nil
 }
+
+// stored returns the value of key as of the last commit, in scratch.
+func (s *storeSink) stored(key []byte) ([]byte, bool, error) {
+	if s.reader == nil {
+		s.reader = s.store.Lookup()
+	}
+	value, there, err := s.reader.Get(s.value[:0], key)
+	s.value = value
+	return value, there, err
+}
+
+// doneReading ends the reader, if there is one.
+func (s *storeSink) doneReading() error {
+	if s.reader == nil {
+		return nil
+	}
+	reader := s.reader
+	s.reader = nil
+	return reader.Close()
+}
+
+func (s *storeSink) close() error { return errors.Join(s.doneReading(), s.batch.Close()) }
 
 // expect checks that the live row was written by the event that o wants.
 func (s *storeSink) expect(entry *eventlog.Entry, c *Changes, o *op, index uint32, begins []byte) error {

@@ -48,6 +48,9 @@ type Store interface {
 	NewBatch() WriteBatch
 	// Snapshot returns the store as it is now; later commits do not show.
 	Snapshot() Snapshot
+	// Lookup is Snapshot for a few rows, and cheaper: it belongs to one goroutine,
+	// and a cursor of it ends with its next call.
+	Lookup() Snapshot
 	// NewTable makes a file of rows, for Ingest, under a name that is free.
 	NewTable(name string) (TableFile, error)
 	// Ingest takes all rows of the named files in at once. No two files

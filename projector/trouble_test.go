@@ -48,11 +48,25 @@ func (e *sickEngine) due(call string) bool {
 	return e.call == call && e.left == 0
 }
 
-func (s *sickStore) Get(into, key []byte) ([]byte, bool, error) {
+func (s *sickStore) Lookup() projector.Snapshot { return &sickSnapshot{s.Store.Lookup(), s.engine} }
+
+type sickSnapshot struct {
+	projector.Snapshot
+	engine *sickEngine
+}
+
+func (s *sickSnapshot) Get(into, key []byte) ([]byte, bool, error) {
 	if s.engine.due("get") {
 		return into, false, errSick
 	}
-	return s.Store.Get(into, key)
+	return s.Snapshot.Get(into, key)
+}
+
+func (s *sickSnapshot) Close() error {
+	if s.engine.due("close") {
+		return errors.Join(errSick, s.Snapshot.Close())
+	}
+	return s.Snapshot.Close()
 }
 
 func (s *sickStore) NewBatch() projector.WriteBatch {

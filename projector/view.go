@@ -118,11 +118,11 @@ func (v *View) Close() error {
 		return nil
 	}
 	v.readers.Wait()
-	var batch error
+	var sink error
 	if v.sink != nil {
-		batch = v.sink.batch.Close()
+		sink = v.sink.close()
 	}
-	if err := errors.Join(batch, v.store.Close()); err != nil {
+	if err := errors.Join(sink, v.store.Close()); err != nil {
 		return fmt.Errorf("close the %s view: %w", v.Name(), err)
 	}
 	return nil

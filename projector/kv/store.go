@@ -199,6 +199,68 @@ func (s *snapshot) Range(lower, upper []byte) (projector.Cursor, error) {
 	return &cursor{Iterator: it, dir: s.store.dir}, nil
 }
 
+// lookup reads single rows through one iterator: a snapshot of its own would
+// cost a lock of the whole store twice. The filters of the lowest level are not
+// asked: those of a large store do not fit in the cache, and reading one costs
+// more than reading a block of rows.
+type lookup struct {
+	it      *pebble.Iterator
+	err     error // of making it
+	bounded bool
+	store   *store
+}
+
+func (s *store) Lookup() projector.Snapshot {
+	it, err := s.db.NewIter(nil)
+	if err != nil {
+		err = fmt.Errorf("read rows of %s: %w", s.dir, err)
+	}
+	return &lookup{it: it, err: err, store: s}
+}
+
+func (l *lookup) Get(into, key []byte) ([]byte, bool, error) {
+	if l.err != nil {
+		return into, false, l.err
+	}
+	if l.bounded {
+		l.it.SetBounds(nil, nil)
+		l.bounded = false
+	}
+	if !l.it.SeekPrefixGE(key) { // a key is its own prefix
+		return into, false, l.failed(l.it.Error())
+	}
+	value, err := l.it.ValueAndErr()
+	return append(into, value...), err == nil, l.failed(err)
+}
+
+func (l *lookup) failed(err error) error {
+	if err != nil {
+		return fmt.Errorf("read a row of %s: %w", l.store.dir, err)
+	}
+	return nil
+}
+
+func (l *lookup) Range(lower, upper []byte) (projector.Cursor, error) {
+	if l.err != nil {
+		return nil, l.err
+	}
+	l.it.SetBounds(lower, upper)
+	l.bounded = true
+	return lookupCursor{&cursor{Iterator: l.it, dir: l.store.dir}}, nil
+}
+
+func (l *lookup) Close() error {
+	if l.err != nil {
+		return nil
+	}
+	return l.failed(l.it.Close())
+}
+
+// lookupCursor leaves the iterator to its lookup.
+type lookupCursor struct{ *cursor }
+
+func (lookupCursor) Close() error { return nil }
+
 type cursor struct {
 	*pebble.Iterator
 	dir     string

@@ -130,7 +130,7 @@ func (b *Body) readFrom(r io.Reader, size, limit int64) error {
 			return fmt.Errorf("after %d bytes: %w", b.Length, err)
 		}
 		if done {
-			sum.Sum(b.SHA256[:0])
+			b.complete(sum)
 			return nil
 		}
 	}
@@ -196,7 +196,7 @@ func (b *Body) spoolFrom(r io.Reader, sum hash.Hash, size, limit int64) error {
 			return fmt.Errorf("spooling a body after %d bytes: %w", b.Length, err)
 		}
 	}
-	sum.Sum(b.SHA256[:0])
+	b.complete(sum)
 	return nil
 }
 
@@ -268,14 +268,7 @@ func (b *Body) ended(n, want int, size int64, err error) (bool, error) {
 
 // add takes p, which may begin and end anywhere, into sums and length.
 func (b *Body) add(sum hash.Hash, p []byte) {
-	sum.Write(p)                                            //nolint:errcheck // a hash never fails
-	if b.Length == 0 && 0 < len(p) && len(p) <= ChunkSize { // most bodies: one chunk, which comes at once
-		b.Checksum = Checksum(p)
-		b.Sums = binary.LittleEndian.AppendUint32(b.Sums, b.Checksum)
-		b.Length = uint64(len(p))
-		return
-	}
-	b.Checksum = UpdateChecksum(b.Checksum, p)
+	sum.Write(p) //nolint:errcheck // a hash never fails
 	for len(p) > 0 {
 		at := b.Length % ChunkSize
 		if at == 0 {
@@ -287,6 +280,12 @@ func (b *Body) add(sum hash.Hash, p []byte) {
 		b.Length += uint64(len(piece))
 		p = p[len(piece):]
 	}
+}
+
+// complete sets what is known when all has come.
+func (b *Body) complete(sum hash.Hash) {
+	sum.Sum(b.SHA256[:0])
+	b.Checksum = JoinedChecksum(b.Sums, b.Length) // each byte is summed once
 }
 
 // readFull reads until buf is full or the reader ends. Unlike io.ReadFull it

@@ -26,7 +26,13 @@ func JoinedChecksum(sums []byte, length uint64) uint32 {
 	if len(sums) == 0 {
 		return joined // of no bytes
 	}
-	return multiplied(powerOfX(8*length), joined) ^ binary.LittleEndian.Uint32(sums)
+	return appendedChecksum(joined, binary.LittleEndian.Uint32(sums), length)
+}
+
+// appendedChecksum returns the CRC32C of what a covers followed by the length
+// bytes that b covers.
+func appendedChecksum(a, b uint32, length uint64) uint32 {
+	return multiplied(powerOfX(8*length), a) ^ b
 }
 
 // chunkShift has crc times x^(8 ChunkSize) for each byte of crc.

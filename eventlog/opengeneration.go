@@ -123,6 +123,13 @@ func newGeneration(walDir string, head Head, attempt uint, create files) (*openG
 	}, nil
 }
 
+// add counts a body that was appended to the payload file, byte for byte as it was
+// received: its checksum is that of then.
+func (g *openGeneration) add(b *Body) {
+	g.size += b.Length
+	g.sumSoFar = appendedChecksum(g.sumSoFar, b.Checksum, b.Length)
+}
+
 // addFrame appends one frame to the batch that the next sync writes; the
 // first of a generation is preceded by its head.
 func (g *openGeneration) addFrame(scratch []byte, f *frame) []byte {

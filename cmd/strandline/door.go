@@ -59,9 +59,9 @@ func (d *door) Stat(ctx context.Context, p blockstore.Path, ref blockstore.Ref) 
 	return 0, d.refusal()
 }
 
-func (d *door) Open(ctx context.Context, p blockstore.Path, ref blockstore.Ref, offset, length int64) (io.ReadCloser, error) {
+func (d *door) Open(ctx context.Context, p blockstore.Path, ref blockstore.Ref, part blockstore.Part) (io.ReadCloser, error) {
 	if s := d.store.Load(); s != nil {
-		return s.Open(ctx, p, ref, offset, length)
+		return s.Open(ctx, p, ref, part)
 	}
 	return nil, d.refusal()
 }

@@ -52,7 +52,7 @@ func BenchmarkGet(b *testing.B) {
 			b.SetBytes(int64(size))
 			b.ResetTimer()
 			for range b.N {
-				body, err := w.Open(context.Background(), laptop, r, 0, -1)
+				body, err := w.Open(context.Background(), laptop, r, bytesFrom(0, -1))
 				must(b, err)
 				_, err = io.Copy(io.Discard, body)
 				must(b, err)

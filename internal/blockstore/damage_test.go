@@ -133,7 +133,7 @@ func TestDamagedBytesAreNeverServed(t *testing.T) {
 
 // readAll returns what comes before the error, too.
 func (w *world) readAll(r Ref, offset, length int64) ([]byte, error) {
-	body, err := w.Open(context.Background(), laptop, r, offset, length)
+	body, err := w.Open(context.Background(), laptop, r, bytesFrom(offset, length))
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func TestRangesFromHereAndFromTheArchive(t *testing.T) {
 			})
 		}
 		for _, offset := range []int64{-1, size, size + 1} {
-			_, err := w.Open(t.Context(), laptop, r, offset, -1)
+			_, err := w.Open(t.Context(), laptop, r, bytesFrom(offset, -1))
 			wants(t, err, ErrBadRange)
 		}
 	}

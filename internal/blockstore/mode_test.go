@@ -119,7 +119,7 @@ func TestRangesOfALockInMemory(t *testing.T) {
 	if string(got) != "3456" {
 		t.Fatalf("%q", got)
 	}
-	_, err = w.Open(t.Context(), laptop, r, 10, -1)
+	_, err = w.Open(t.Context(), laptop, r, bytesFrom(10, -1))
 	wants(t, err, ErrBadRange)
 }
 

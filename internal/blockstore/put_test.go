@@ -275,7 +275,7 @@ func TestUnknownMachinesAndBadNames(t *testing.T) {
 			wants(t, w.Delete(t.Context(), "test", path, r), want)
 			_, err := w.Stat(t.Context(), path, r)
 			wants(t, err, want)
-			_, err = w.Open(t.Context(), path, r, 0, -1)
+			_, err = w.Open(t.Context(), path, r, bytesFrom(0, -1))
 			wants(t, err, want)
 			_, err = w.List(t.Context(), path, eventlog.KindData)
 			wants(t, err, want)

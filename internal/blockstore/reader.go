@@ -102,18 +102,25 @@ func (s *Store) listView(ctx context.Context, m machine, kind eventlog.Kind, yie
 	}
 }
 
-// Open returns a block's bytes [offset, offset+length), to the end when
-// length is negative or goes past it. Every byte is verified before Read
-// hands it out, those of the first chunk before Open returns: what fails is
-// ErrDamaged. An offset at or after the end is ErrBadRange. The caller closes
-// the reader.
-func (s *Store) Open(ctx context.Context, p Path, ref Ref, offset, length int64) (io.ReadCloser, error) {
+// Part says which bytes of a block of size bytes are wanted: length of them from
+// offset on, to the end when length is negative or goes past it. Its error is
+// Open's.
+type Part func(size int64) (offset, length int64, err error)
+
+// Open returns a part of a block. Every byte is verified before Read hands it
+// out, those of the first chunk before Open returns: what fails is ErrDamaged. An
+// offset at or after the end is ErrBadRange. The caller closes the reader.
+func (s *Store) Open(ctx context.Context, p Path, ref Ref, part Part) (io.ReadCloser, error) {
 	row, content, err := s.look(p, ref)
-	if err != nil {
-		return nil, fmt.Errorf("opening %s of %s: %w", ref, p, err)
-	}
 	if content != nil {
 		row.Length = uint64(len(content))
+	}
+	var offset, length int64
+	if err == nil {
+		offset, length, err = part(int64(row.Length))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening %s of %s: %w", ref, p, err)
 	}
 	if offset < 0 || offset > int64(row.Length) || offset == int64(row.Length) && offset > 0 {
 		return nil, fmt.Errorf("opening %s of %s at %d, it has %d bytes: %w", ref, p, offset, row.Length, ErrBadRange)

@@ -377,8 +377,13 @@ func (w *world) get(r Ref) ([]byte, error) {
 	return w.read(laptop, r, 0, -1)
 }
 
+// bytesFrom is a Part whatever the block's size is.
+func bytesFrom(offset, length int64) Part {
+	return func(int64) (int64, int64, error) { return offset, length, nil }
+}
+
 func (w *world) read(p Path, r Ref, offset, length int64) ([]byte, error) {
-	body, err := w.Open(context.Background(), p, r, offset, length)
+	body, err := w.Open(context.Background(), p, r, bytesFrom(offset, length))
 	if err != nil {
 		return nil, err
 	}

@@ -38,24 +38,24 @@ func (h *Handler) head(x *exchange) error {
 	return nil
 }
 
-// get sends a block or a range of it. If the block changed between Stat and
-// Open, Open or the count of bytes says so.
+// get sends a block or a range of it.
 func (h *Handler) get(x *exchange) error {
-	ctx, t := x.r.Context(), x.target
-	length, err := h.store.Stat(ctx, t.path, t.ref)
+	t := x.target
+	var part byteRange
+	var size int64
+	body, err := h.store.Open(x.r.Context(), t.path, t.ref, func(length int64) (int64, int64, error) {
+		size = length
+		var ok bool
+		if part, ok = pickRange(x.r.Header, size); !ok {
+			x.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+			return 0, 0, fmt.Errorf("it has %d bytes: %w", size, blockstore.ErrBadRange)
+		}
+		return part.start, part.length, nil
+	})
 	if err != nil {
 		return err
 	}
-	part, ok := pickRange(x.r.Header, int64(length))
-	if !ok {
-		x.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", length))
-		return fmt.Errorf("%s has %d bytes: %w", t.ref, length, blockstore.ErrBadRange)
-	}
-	body, err := h.store.Open(ctx, t.path, t.ref, part.start, part.length)
-	if err != nil {
-		return err
-	}
-	err = x.w.send(body, part, int64(length))
+	err = x.w.send(body, part, size)
 	if err := body.Close(); err != nil {
 		h.log.Warn("close a block that was read", "block", t.ref.String(), "err", err)
 	}

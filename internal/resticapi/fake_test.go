@@ -92,14 +92,15 @@ func (s *fakeStore) Stat(_ context.Context, p blockstore.Path, ref blockstore.Re
 	return n, err
 }
 
-func (s *fakeStore) Open(_ context.Context, p blockstore.Path, ref blockstore.Ref, offset, length int64) (r io.ReadCloser, err error) {
+func (s *fakeStore) Open(_ context.Context, p blockstore.Path, ref blockstore.Ref, part blockstore.Part) (r io.ReadCloser, err error) {
 	err = s.around("Open", ref, func() error {
 		content, err := s.lookLocked(p, ref)
 		if err != nil {
 			return err
 		}
-		if offset > int64(len(content)) {
-			return blockstore.ErrBadRange
+		offset, length, err := part(int64(len(content)))
+		if err != nil {
+			return err
 		}
 		end := int64(len(content))
 		if length >= 0 {

@@ -44,10 +44,9 @@ type Store interface {
 	Register(ctx context.Context, actor string, p blockstore.Path) error
 	// Stat returns a block's length in bytes.
 	Stat(ctx context.Context, p blockstore.Path, ref blockstore.Ref) (uint64, error)
-	// Open returns a block's bytes [offset, offset+length), each verified
-	// before Read hands it out; length < 0 means to the end. The caller
-	// closes it.
-	Open(ctx context.Context, p blockstore.Path, ref blockstore.Ref, offset, length int64) (io.ReadCloser, error)
+	// Open returns the bytes of a block that part picks, each verified before
+	// Read hands it out. The caller closes it.
+	Open(ctx context.Context, p blockstore.Path, ref blockstore.Ref, part blockstore.Part) (io.ReadCloser, error)
 	// List returns the machine's blocks of one kind, each once, in any order,
 	// those of every answered Put included. An error, at once or in the
 	// sequence, means that the list is not whole.

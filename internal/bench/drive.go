@@ -36,24 +36,11 @@ func drive(ctx context.Context, instance *Instance, load Load) (Result, error) {
 		return Result{}, err
 	}
 	defer d.close()
-	if err := makeEven(load); err != nil {
-		return Result{}, err
-	}
 	if load.Beside == nil {
+		unix.Sync() // what the peer before left to the kernel is not to be paid for by this one
 		return d.measure(ctx), ctx.Err()
 	}
 	return d.measureBeside(ctx, instance)
-}
-
-// makeEven leaves nothing to be paid for by one peer and not by the other: the
-// kernel writes what the one before left to it, and, where the load makes files,
-// memory for them is touched.
-func makeEven(load Load) error {
-	unix.Sync()
-	if load.Op != OpPut && load.Op != OpMixed {
-		return nil
-	}
-	return touchMemory(int64(load.MaxOps) * load.Size)
 }
 
 // newDriver prepares a load.
@@ -84,6 +71,7 @@ func (d *driver) measureBeside(ctx context.Context, instance *Instance) (Result,
 	}
 	defer other.close()
 	other.load.Duration = d.load.Duration
+	unix.Sync()
 	duration, most := d.load.Duration, d.load.MaxOps
 	d.load.Duration, d.load.MaxOps = duration/3, most/3
 	alone := d.measure(ctx)

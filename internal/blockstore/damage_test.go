@@ -145,7 +145,7 @@ func (w *world) readAll(r Ref, offset, length int64) ([]byte, error) {
 // read of some bytes, as the REST door does.
 func (w *world) copied(r Ref, offset, length int64) []byte {
 	w.t.Helper()
-	body, err := w.Open(w.t.Context(), laptop, r, offset, length)
+	body, err := w.Open(w.t.Context(), laptop, r, bytesFrom(offset, length))
 	must(w.t, err)
 	var all bytes.Buffer
 	if _, err := io.CopyN(&all, body, 100); err != io.EOF {

@@ -223,7 +223,7 @@ func TestABlockThatChangesMeanwhileIsReadWhole(t *testing.T) {
 			return nil
 		}
 	})
-	if got := d.want(200, "GET", repo+"config", ""); string(got.body) != "short" {
+	if got := d.want(200, "GET", repo+"config", ""); got.body != "short" {
 		t.Errorf("it reads %q", got.body)
 	}
 }

@@ -250,8 +250,8 @@ func (l *lookup) Range(lower, upper []byte) (projector.Cursor, error) {
 }
 
 func (l *lookup) Close() error {
-	if l.err != nil {
-		return nil
+	if l.it == nil {
+		return nil // what it lacks was told by Get or Range
 	}
 	return l.failed(l.it.Close())
 }

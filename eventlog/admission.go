@@ -138,8 +138,9 @@ func (a *admission) fullLocked(disk, free, floor int64) error {
 	return fmt.Errorf("%w: %s has %d bytes left, %d kept free", ErrDiskFull, l.dir, free, floor)
 }
 
-// leastFloor is the floor of a small disk: a view's store preallocates 18 MiB
-// of its own log whenever it begins another one, and there are two views. A
+// leastFloor is the floor of a small disk: a view's store preallocates a little
+// more than a memtable of its own log, some MiB, whenever it begins another one,
+// and there are two views. A
 // write of the log that meets a disk which is full for that moment poisons it.
 const leastFloor = 96 << 20
 

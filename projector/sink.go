@@ -145,7 +145,10 @@ func (s *storeSink) stored(key []byte) ([]byte, bool, error) {
 	}
 	value, there, err := s.reader.Get(s.value[:0], key)
 	s.value = value
-	return value, there, err
+	if err != nil { // the reader would say so again when the events before this one are committed
+		return nil, false, errors.Join(err, s.doneReading())
+	}
+	return value, there, nil
 }
 
 // doneReading ends the reader, if there is one.

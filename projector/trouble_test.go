@@ -111,7 +111,7 @@ func TestAFailingStoreStopsTheView(t *testing.T) {
 	for _, test := range []struct {
 		call string
 		done bool
-	}{{"get", false}, {"set", false}, {"delete", false}, {"commit", false}, {"commit", true}} {
+	}{{"get", false}, {"set", false}, {"delete", false}, {"close", false}, {"commit", false}, {"commit", true}} {
 		for _, n := range []int{2, 3, 5, 9} {
 			memory := kv.InMemory(quiet)
 			sick := &sickEngine{Engine: memory, call: test.call, left: n, done: test.done}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package memory scales what a recovery buffers to what the process may take.
+// Package memory scales what a recovery buffers to what the process may take, and
+// lets the heap of a server grow before it is collected.
 package memory
 
 import (

@@ -20,12 +20,20 @@ type fakeView struct {
 	name  string
 	bytes []byte
 	err   error
-	ended chan error // gets what ended the context of an export that waits for it; may be nil
+	ended chan error // gets what ended an export, which then waits for its context; may be nil
 }
 
 func (v *fakeView) Name() string { return v.name }
 
 func (v *fakeView) Export(ctx context.Context, w io.Writer) error {
+	err := v.export(ctx, w)
+	if v.ended != nil {
+		v.ended <- err
+	}
+	return err
+}
+
+func (v *fakeView) export(ctx context.Context, w io.Writer) error {
 	if len(v.bytes) > 0 {
 		if _, err := w.Write(v.bytes); err != nil {
 			return err
@@ -33,7 +41,6 @@ func (v *fakeView) Export(ctx context.Context, w io.Writer) error {
 	}
 	if v.ended != nil {
 		<-ctx.Done()
-		v.ended <- ctx.Err()
 		return ctx.Err()
 	}
 	return v.err

@@ -64,7 +64,7 @@ Nothing else should run meanwhile.`,
 	f.StringVar(&o.rclone, "rclone", "rclone", "rclone program; empty leaves it out")
 	f.StringVar(&o.minio, "minio", "", "MinIO program to start for a second server's archive (default: none)")
 	f.StringVar(&o.only, "only", "", "regular expression: only the loads whose name matches, like 'put 64KiB'")
-	f.StringVar(&o.url, "url", "", "measure this running server instead: http://HOST:PORT/ACCOUNT/MACHINE/")
+	f.StringVar(&o.url, "url", "", "measure this running server instead: http://HOST:PORT/ACCOUNT/MACHINE/, or https://")
 	f.StringVar(&o.benchstat, "benchstat", "", "file to write a line for each turn to, as Go's benchmarks do, so that benchstat can compare two runs")
 	f.DurationVar(&o.seconds, "time", 3*time.Second, "time for each load, peer and round")
 	f.IntVar(&o.clients, "clients", 0, "clients at once, for every load (0: as many as the load's name says)")

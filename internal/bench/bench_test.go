@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -125,6 +127,40 @@ func TestEachOperationIsDoneAsOftenAsPlanned(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A server behind TLS is measured, too, and only one whose certificate is
+// trusted.
+func TestAServerBehindTLSIsMeasured(t *testing.T) {
+	server := httptest.NewUnstartedServer(&memoryServer{blocks: map[string][]byte{}, counts: map[string]int{}})
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of the one that hangs up
+	server.StartTLS()
+	defer server.Close()
+	target, err := ParseTarget(strings.Replace(server.URL, "https://", "https://alice:secret@", 1) + "/alice/laptop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := Plan{Peers: []Peer{Running("server", target)}, Loads: []Load{small(OpPut), small(OpGet), small(OpRange)}, Dir: t.TempDir()}
+	if _, err := Run(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("measured, though nobody trusts it: %v", err)
+	}
+	plan.Peers = []Peer{Running("server", target.trusting(server.Certificate()))}
+	report, err := Run(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range report.Rows {
+		if r := row.Results[0]; r.Ops != 40 || r.Errors != 0 {
+			t.Errorf("%s: %d operations, %d errors: %s", row.Name, r.Ops, r.Errors, r.FirstError)
+		}
+	}
+}
+
+// trusting is t with a server that proves itself by this certificate.
+func (t Target) trusting(certificate *x509.Certificate) Target {
+	t.roots = x509.NewCertPool()
+	t.roots.AddCert(certificate)
+	return t
 }
 
 func TestAMixedLoadFailsNothing(t *testing.T) {
@@ -427,11 +463,17 @@ func TestTheTableShowsTheFirstPeerAsAMultipleOfTheOthers(t *testing.T) {
 }
 
 func TestAddressesToMeasure(t *testing.T) {
-	got, err := ParseTarget("http://h/a/b")
-	if err != nil || got != (Target{addr: "h:80", prefix: "/a/b/"}) {
-		t.Errorf("%+v, %v", got, err)
+	for address, want := range map[string]Target{
+		"http://h/a/b":        {addr: "h:http", prefix: "/a/b/"},
+		"https://h/a/b/":      {addr: "h:https", secure: true, prefix: "/a/b/"},
+		"http://[::1]/a/b":    {addr: "[::1]:http", prefix: "/a/b/"},
+		"https://h:8443/a/b/": {addr: "h:8443", secure: true, prefix: "/a/b/"},
+	} {
+		if got, err := ParseTarget(address); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", address, got, err)
+		}
 	}
-	for _, bad := range []string{"", "h:80", "https://h/", "http:///x"} {
+	for _, bad := range []string{"", "h:80", "ftp://h/", "http:///x"} {
 		if _, err := ParseTarget(bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}

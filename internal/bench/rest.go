@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,22 +22,24 @@ import (
 // opTimeout is how long an operation may take before it counts as an error.
 const opTimeout = time.Minute
 
-// Target is a machine's path on a server, over plain HTTP/1.1.
+// Target is a machine's path on a server, over HTTP/1.1.
 type Target struct {
-	addr   string // host:port
-	prefix string // of every request's path, ends with a slash
-	auth   string // value of the Authorization header, "" for none
+	addr   string         // host:port
+	secure bool           // over TLS
+	roots  *x509.CertPool // whose certificates a server proves its name by; nil: those that the system trusts
+	prefix string         // of every request's path, ends with a slash
+	auth   string         // value of the Authorization header, "" for none
 }
 
-// ParseTarget reads an address like http://USER:PASSWORD@HOST:PORT/alice/laptop/.
+// ParseTarget reads an address like https://USER:PASSWORD@HOST:PORT/alice/laptop/.
 func ParseTarget(address string) (Target, error) {
 	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "http" || u.Host == "" {
-		return Target{}, errors.New("the address to measure: write http://HOST:PORT/ACCOUNT/MACHINE/")
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return Target{}, errors.New("the address to measure: write http://HOST:PORT/ACCOUNT/MACHINE/, or https://")
 	}
-	t := Target{addr: u.Host, prefix: strings.TrimSuffix(u.EscapedPath(), "/") + "/"}
+	t := Target{addr: u.Host, secure: u.Scheme == "https", prefix: strings.TrimSuffix(u.EscapedPath(), "/") + "/"}
 	if u.Port() == "" {
-		t.addr += ":80"
+		t.addr = net.JoinHostPort(u.Hostname(), u.Scheme)
 	}
 	if u.User != nil {
 		password, _ := u.User.Password()
@@ -221,8 +225,12 @@ func (c *restClient) dial(ctx context.Context) error {
 	if c.conn != nil {
 		return nil
 	}
-	dialer := net.Dialer{Timeout: opTimeout}
-	conn, err := dialer.DialContext(ctx, "tcp", c.target.addr)
+	dialer := &net.Dialer{Timeout: opTimeout}
+	dial := dialer.DialContext
+	if c.target.secure {
+		dial = (&tls.Dialer{NetDialer: dialer, Config: &tls.Config{RootCAs: c.target.roots}}).DialContext
+	}
+	conn, err := dial(ctx, "tcp", c.target.addr)
 	if err != nil {
 		return err
 	}
@@ -231,7 +239,8 @@ func (c *restClient) dial(ctx context.Context) error {
 	return nil
 }
 
-// send writes the request with one system call, without copying the body.
+// send writes the request, over plain TCP with one system call and without copying
+// the body.
 func (c *restClient) send(r *request) error {
 	h := append(c.head[:0], r.method...)
 	h = append(h, ' ')

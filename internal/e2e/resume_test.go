@@ -150,7 +150,13 @@ func TestARebuildThatIsKilledHarmsNothing(t *testing.T) {
 	cuts := 0
 	for _, view := range []string{"machine", "block"} {
 		length := timed(func() { w.ok("rebuild", "--data", w.path("a"), "--view", view) })
-		cuts += w.killedRuns(random, 12, length, "rebuild", "--data", w.path("a"), "--view", view)
+		for range 4 {
+			killed := w.killedRuns(random, 12, length, "rebuild", "--data", w.path("a"), "--view", view)
+			if cuts += killed; killed > 0 {
+				break
+			}
+			length /= 2 // the one that was timed took longer than others do
+		}
 		if out := w.ok("compare", w.path("kept"), w.path("a")); strings.Count(out, "equal at seq") != 2 {
 			t.Errorf("after a rebuild of the %s view was killed: %s", view, out)
 		}

@@ -140,8 +140,8 @@ func (a *admission) fullLocked(disk, free, floor int64) error {
 
 // leastFloor is the floor of a small disk: a view's store preallocates a little
 // more than a memtable of its own log, some MiB, whenever it begins another one,
-// and there are two views. A
-// write of the log that meets a disk which is full for that moment poisons it.
+// and there are two views. A write of the log that meets a disk which is full for
+// that moment poisons it.
 const leastFloor = 96 << 20
 
 // floor is what stays free of a disk of total bytes. Half of it at least is

@@ -319,7 +319,7 @@ func (b *Body) writeTo(w io.Writer) error {
 	if left == 0 {
 		return nil
 	}
-	_, err := io.Copy(w, io.NewSectionReader(b.spool, 0, int64(left)))
+	_, err := io.CopyN(w, io.NewSectionReader(b.spool, 0, int64(left)), int64(left)) // fewer are an error
 	return err
 }
 

@@ -76,3 +76,30 @@ func TestPartsOfWhatFramesCarryAreRead(t *testing.T) {
 		}
 	}
 }
+
+// tidwall/wal keeps the frames of an open generation in memory: no part begins in
+// one that has maxFrames of them.
+func TestTheFramesOfAGenerationAreBounded(t *testing.T) {
+	s := newState(t)
+	l := s.open(func(o *Options) { o.MaxAge = time.Hour })
+	const events = maxFrames / maxCarried * 5 / 3 // more than one may have, less than two have at least
+	var waiting []*Pending
+	for i := range events {
+		waiting = append(waiting, store(t, l, content(uint64(i), maxCarried)))
+	}
+	for _, p := range waiting {
+		committed(t, p)
+	}
+	must(t, l.Close(false))
+	gens := s.read(Bounds{}).Generations()
+	if len(gens) != 2 {
+		t.Fatalf("%d generations of %d events whose frames have %d bytes", len(gens), events, events*maxCarried)
+	}
+	for _, g := range gens {
+		info, err := os.Stat(filepath.Join(g.dir, segmentName))
+		must(t, err)
+		if most := int64(maxFrames + partFrames + maxCarried + 1<<20); info.Size() > most {
+			t.Errorf("%s has %d bytes of frames, at most %d", g, info.Size(), most)
+		}
+	}
+}

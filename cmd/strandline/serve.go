@@ -13,8 +13,8 @@ import (
 )
 
 // roomyHeap is the size up to which a server's heap may grow before it is
-// collected: with small blocks, of which most of a heap is garbage, a tenth of
-// the time goes into collecting else.
+// collected. Go's own measure, twice what is alive, costs a tenth of the CPU with
+// small blocks, which leave much garbage.
 const roomyHeap = 256 << 20
 
 func newServe(*globals) *cobra.Command {

@@ -124,6 +124,35 @@ func TestAStoreIsAnOrderedMapThatSurvivesClosing(t *testing.T) {
 	}
 }
 
+// A lookup sees what a snapshot sees: rows wherever they lie, between and behind
+// its cursors, and no later commit.
+func TestALookupIsTheStoreAsItWas(t *testing.T) {
+	store := open(t, kv.OnDisk(quiet), t.TempDir(), projector.Live)
+	defer closed(t, store)
+	set(t, store, "a", "1", "ab", "2", "b", "3")
+	if err := store.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	set(t, store, "a", "4", "c", "5") // in memory, over the file
+	lookup := store.Lookup()
+	defer closed(t, lookup)
+	set(t, store, "a", "6", "d", "7")
+	for range 2 {
+		for key, want := range map[string]string{"a": "4", "ab": "2", "b": "3", "c": "5", "d": "", "aa": "", "": ""} {
+			got, found, err := lookup.Get([]byte("into:"), []byte(key))
+			if err != nil || found != (want != "") || string(got) != "into:"+want {
+				t.Errorf("%q: %q %v %v, want %q", key, got, found, err, want)
+			}
+		}
+		if got := content(t, lookup, []byte("ab"), []byte("c")); got != "ab=2 b=3" {
+			t.Errorf("from ab to c: %s", got)
+		}
+		if got := content(t, lookup, nil, nil); got != "a=4 ab=2 b=3 c=5" {
+			t.Errorf("all: %s", got)
+		}
+	}
+}
+
 func TestACheckpointIsTheStoreAsItWas(t *testing.T) {
 	dir := t.TempDir()
 	engine := kv.OnDisk(quiet)

@@ -83,16 +83,14 @@ func (o *benchOptions) run(ctx context.Context, g *globals, out io.Writer) error
 	}
 	plan.Dir = dir
 	report, err := bench.Run(ctx, plan)
-	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+	err = errors.Join(err, os.RemoveAll(dir))
+	if err != nil && len(report.Rows) == 0 {
 		return err
 	}
 	report.Version = readVersion().String()
-	if err := o.writeBenchstat(&report); err != nil {
-		return err
-	}
 	text := func(w io.Writer) error { return report.WriteTable(w) }
-	if err := g.print(out, report, text); err != nil {
-		return err
+	if err := errors.Join(err, o.writeBenchstat(&report), g.print(out, report, text)); err != nil {
+		return err // the rows before it were measured
 	}
 	if report.Failed() {
 		return errors.New("some operations failed: those rows are not results")

@@ -79,10 +79,10 @@ func (b *resticBench) run(ctx context.Context, g *globals, out io.Writer) error 
 		return fmt.Errorf("make a directory for the measurement: %w", err)
 	}
 	report, err := bench.RunRestic(ctx, plan)
-	if err = errors.Join(err, os.RemoveAll(plan.Dir)); err != nil {
+	if err = errors.Join(err, os.RemoveAll(plan.Dir)); err != nil && len(report.Rows) == 0 {
 		return err
 	}
-	return g.print(out, report, report.WriteTable)
+	return errors.Join(err, g.print(out, report, report.WriteTable)) // what was measured before an error counts
 }
 
 func (b *resticBench) plan() (plan bench.ResticPlan, err error) {

@@ -4,9 +4,9 @@
 // to each other: Strandline, `rclone serve restic`, and a baseline that writes
 // plain files durably.
 //
-// The peers take turns (A B C A B C), each in a fresh directory, with the
-// same loads, and the table shows the first peer's rate as a multiple of each
-// other's. Contents are made and hashed before the clock runs. Errors are
+// The peers take turns (A B C, C B A, A B C), each in a fresh directory, with
+// the same loads, and the table shows the first peer's rate as a multiple of
+// each other's. Contents are made and hashed before the clock runs. Errors are
 // counted, and the first one is shown; a row with errors is not a result.
 package bench
 
@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,20 +178,19 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 	}
 	for _, load := range plan.Loads {
 		row := Row{Load: load, Name: load.String(), Results: make([]Result, len(plan.Peers))}
-		for round := range max(plan.Rounds, 1) {
-			for i, peer := range plan.Peers {
-				if peer.Puts && load.Op != OpPut {
-					continue
-				}
-				plan.Progress.say("%s: %s, round %d of %d", peer.Name, load, round+1, max(plan.Rounds, 1))
-				part, err := turn(ctx, plan.Dir, peer, load)
-				if err != nil {
-					return report, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
-				}
-				row.Results[i].add(part)
-				part.finish()
-				row.turns = append(row.turns, turned{peer.Name, part})
+		for round, i := range turns(plan.Rounds, len(plan.Peers)) {
+			peer := plan.Peers[i]
+			if peer.Puts && load.Op != OpPut {
+				continue
 			}
+			plan.Progress.say("%s: %s, round %d of %d", peer.Name, load, round, max(plan.Rounds, 1))
+			part, err := turn(ctx, plan.Dir, peer, load)
+			if err != nil {
+				return report, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
+			}
+			row.Results[i].add(part)
+			part.finish()
+			row.turns = append(row.turns, turned{peer.Name, part})
 		}
 		for i := range row.Results {
 			row.Results[i].finish()
@@ -198,6 +198,25 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 		report.Rows = append(report.Rows, row)
 	}
 	return report, nil
+}
+
+// turns yields each round, counted from 1 to rounds, with each of the peers, every
+// second round in reverse: whoever writes into memory that the one before has
+// given back is quicker than whoever gets it new from the machine, and nobody is
+// to have that in all rounds.
+func turns(rounds, peers int) iter.Seq2[int, int] {
+	return func(yield func(round, peer int) bool) {
+		for round := range max(rounds, 1) {
+			for i := range peers {
+				if round%2 == 1 {
+					i = peers - 1 - i
+				}
+				if !yield(round+1, i) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func peerNames(peers []Peer) []string {

@@ -271,16 +271,18 @@ func TestACancelledRunStopsItsServers(t *testing.T) {
 	}
 }
 
+// Nobody is the first, or comes after the same one, in all rounds.
 func TestPeersTakeTurns(t *testing.T) {
 	var turns []string
-	plan := Plan{Peers: []Peer{Files(), Files()}, Loads: []Load{small(OpPut)}, Rounds: 2, Dir: t.TempDir(), Progress: func(text string) { turns = append(turns, text) }}
+	plan := Plan{Peers: []Peer{Files(), Files()}, Loads: []Load{small(OpPut)}, Rounds: 3, Dir: t.TempDir(), Progress: func(text string) { turns = append(turns, text) }}
 	plan.Peers[1].Name = "other"
 	if _, err := Run(t.Context(), plan); err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"files:", "other:", "files:", "other:"} {
-		if i >= len(turns) || !strings.HasPrefix(turns[i], want) {
-			t.Fatalf("turns: %q", turns)
+	for i, want := range []string{"files: @, round 1 of 3", "other: @, round 1 of 3", "other: @, round 2 of 3", "files: @, round 2 of 3", "files: @, round 3 of 3", "other: @, round 3 of 3"} {
+		want = strings.Replace(want, "@", plan.Loads[0].String(), 1)
+		if i >= len(turns) || turns[i] != want {
+			t.Fatalf("turns: %q, want %q", turns, want)
 		}
 	}
 }

@@ -50,19 +50,18 @@ func RunRestic(ctx context.Context, plan ResticPlan) (*ResticReport, error) {
 	if err != nil {
 		return report, err
 	}
-	for round := range max(plan.Rounds, 1) {
-		for i, peer := range plan.Peers {
-			err := peer.in(ctx, plan.Dir, func(dir string, instance *Instance) error {
-				turn := newResticTurn(&plan, source, dir, instance)
-				turn.begins = func(step string) {
-					plan.Progress.say("%s: %s, round %d of %d", peer.Name, step, round+1, max(plan.Rounds, 1))
-				}
-				turn.done = func(step string, f Figures) { report.add(step, i, f) }
-				return turn.run(ctx)
-			})
-			if err != nil {
-				return report, fmt.Errorf("measure restic with %s: %w", peer.Name, err)
+	for round, i := range turns(plan.Rounds, len(plan.Peers)) {
+		peer := plan.Peers[i]
+		err := peer.in(ctx, plan.Dir, func(dir string, instance *Instance) error {
+			turn := newResticTurn(&plan, source, dir, instance)
+			turn.begins = func(step string) {
+				plan.Progress.say("%s: %s, round %d of %d", peer.Name, step, round, max(plan.Rounds, 1))
 			}
+			turn.done = func(step string, f Figures) { report.add(step, i, f) }
+			return turn.run(ctx)
+		})
+		if err != nil {
+			return report, fmt.Errorf("measure restic with %s: %w", peer.Name, err)
 		}
 	}
 	return report, nil

@@ -67,14 +67,22 @@ func multiplied(a, b uint32) (product uint32) {
 	return product
 }
 
+// squares has x^(2^i) modulo the polynomial.
+var squares = func() (powers [64]uint32) {
+	powers[0] = 1 << 30 // x^1
+	for i := 1; i < len(powers); i++ {
+		powers[i] = multiplied(powers[i-1], powers[i-1])
+	}
+	return powers
+}()
+
 // powerOfX returns x^n modulo the polynomial.
 func powerOfX(n uint64) uint32 {
-	power, square := uint32(1)<<31, uint32(1)<<30 // x^0, x^1
-	for ; n > 0; n >>= 1 {
+	power := uint32(1) << 31 // x^0
+	for i := 0; n > 0; i, n = i+1, n>>1 {
 		if n&1 != 0 {
-			power = multiplied(power, square)
+			power = multiplied(power, squares[i])
 		}
-		square = multiplied(square, square)
 	}
 	return power
 }

@@ -167,10 +167,7 @@ func (s *serving) publish(ctx context.Context) {
 			}
 			return
 		}
-		archived := s.log.Archived()
-		for i := range batch.Entries {
-			s.app.feed.Publish(&batch.Entries[i], archived)
-		}
+		s.app.feed.Publish(batch.Entries, s.log.Archived())
 	}
 }
 

@@ -104,16 +104,10 @@ type lockWaiter struct {
 }
 
 func (t *lockTable) lock(ctx context.Context, halted <-chan struct{}, l lock) error {
-	w := &lockWaiter{ctx: ctx, exclusive: l.exclusive, granted: make(chan struct{})}
-	t.mu.Lock()
-	f := t.locks[l.name]
-	if f == nil {
-		f = &fairLock{}
-		t.locks[l.name] = f
+	w := t.ask(ctx, l)
+	if w == nil {
+		return nil
 	}
-	f.queue = append(f.queue, w)
-	t.grantLocked(l.name, f)
-	t.mu.Unlock()
 	select {
 	case <-w.granted:
 		return nil
@@ -122,6 +116,25 @@ func (t *lockTable) lock(ctx context.Context, halted <-chan struct{}, l lock) er
 	case <-ctx.Done():
 		return t.abandon(l, w, context.Cause(ctx))
 	}
+}
+
+// ask returns nil when the lock is granted at once, as nearly all are, else who
+// waits for it.
+func (t *lockTable) ask(ctx context.Context, l lock) *lockWaiter {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.locks[l.name]
+	if f == nil {
+		f = &fairLock{}
+		t.locks[l.name] = f
+	}
+	if len(f.queue) == 0 && ctx.Err() == nil && f.holdLocked(l.exclusive) {
+		return nil
+	}
+	w := &lockWaiter{ctx: ctx, exclusive: l.exclusive, granted: make(chan struct{})}
+	f.queue = append(f.queue, w)
+	t.grantLocked(l.name, f)
+	return w
 }
 
 var errHalted = errors.New("no more writes")
@@ -154,6 +167,19 @@ func (t *lockTable) unlock(l lock) {
 	t.grantLocked(l.name, f)
 }
 
+// holdLocked takes the lock if those who hold it allow that.
+func (f *fairLock) holdLocked(exclusive bool) bool {
+	if f.exclusive || exclusive && f.shared > 0 {
+		return false
+	}
+	if exclusive {
+		f.exclusive = true
+	} else {
+		f.shared++
+	}
+	return true
+}
+
 func (t *lockTable) letGoLocked(l lock, f *fairLock) {
 	if l.exclusive {
 		f.exclusive = false
@@ -169,13 +195,8 @@ func (t *lockTable) grantLocked(name lockName, f *fairLock) {
 	for len(f.queue) > 0 {
 		w := f.queue[0]
 		if w.ctx.Err() == nil {
-			if f.exclusive || w.exclusive && f.shared > 0 {
+			if !f.holdLocked(w.exclusive) {
 				return
-			}
-			if w.exclusive {
-				f.exclusive = true
-			} else {
-				f.shared++
 			}
 			close(w.granted)
 		}

@@ -79,8 +79,10 @@ type Feed struct {
 	published, dropped, refused atomic.Uint64
 }
 
-// news is one event on its way out.
+// news is one event on its way out. The first of a batch takes along how far the
+// batch goes, so that views are woken before its events are told.
 type news struct {
+	head     eventlog.Seq // the batch's last, 0 in all but its first
 	raw      []byte
 	seq      eventlog.Seq
 	archived eventlog.Seq
@@ -131,14 +133,21 @@ func (f *Feed) connect(ctx context.Context, o Options) (err error) {
 	return f.subscribe()
 }
 
-// Publish queues a committed event for the subjects of its type and machine,
-// with the archived watermark of now. It never blocks; an event that finds no
-// room is dropped and counted. The entry's Raw is kept until it is sent.
-func (f *Feed) Publish(entry *eventlog.Entry, archived eventlog.Seq) {
+// Publish queues events that were committed together for the subjects of their
+// types and machines, with the archived watermark of now, and the last one's seq
+// for the log's head. It never blocks; an event that finds no room is dropped and
+// counted. The entries' Raw is kept until it is sent.
+func (f *Feed) Publish(batch []eventlog.Entry, archived eventlog.Seq) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if f.closed || !f.enqueue(newsOf(entry, archived)) {
-		f.dropped.Add(1)
+	for i := range batch {
+		n := newsOf(&batch[i], archived)
+		if i == 0 {
+			n.head = batch[len(batch)-1].Event.Seq
+		}
+		if f.closed || !f.enqueue(n) {
+			f.dropped.Add(1)
+		}
 	}
 }
 
@@ -168,7 +177,7 @@ func (f *Feed) run() {
 	defer close(f.done)
 	for n := range f.queue {
 		f.queued.Add(-int64(len(n.raw)))
-		if err := f.pub.PublishMsg(f.subjects.message(n)); err != nil {
+		if err := f.send(n); err != nil {
 			f.dropped.Add(1)
 			continue
 		}
@@ -176,11 +185,21 @@ func (f *Feed) run() {
 	}
 }
 
+func (f *Feed) send(n news) error {
+	if n.head != 0 {
+		// If this fails the event does, too: the connection is away.
+		if err := f.pub.PublishMsg(f.subjects.headMessage(n.head)); err != nil {
+			return err
+		}
+	}
+	return f.pub.PublishMsg(f.subjects.message(n))
+}
+
 // Stats are counts since the feed was started.
 type Stats struct {
 	Published uint64 // events handed to NATS
 	Dropped   uint64 // events that were not: the queue was full, or NATS away
-	Refused   uint64 // messages that came in and were no event of this log
+	Refused   uint64 // messages that came in and were no seq of this log
 	Connected bool   // NATS answers now
 }
 

@@ -4,8 +4,10 @@ package feed
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ import (
 func TestAPublishedEventWakesEveryWaker(t *testing.T) {
 	f := start(t, Options{})
 	one, two := f.Waker(), f.Waker()
-	f.Publish(entryAt(at+1), at)
+	publish(f, at, at+1)
 	heard(t, one)
 	heard(t, two)
 	if !one.take(at) || !two.take(at) {
@@ -33,7 +35,7 @@ func TestAClosedWakerHearsNothingMore(t *testing.T) {
 	f := start(t, Options{})
 	gone, stays := f.Waker(), f.Waker()
 	gone.Close()
-	f.Publish(entryAt(at+1), at)
+	publish(f, at, at+1)
 	heard(t, stays)
 	if gone.take(at) {
 		t.Error("a closed waker got a hint")
@@ -45,35 +47,71 @@ func TestEventsArriveInOrder(t *testing.T) {
 	sub := listen(t, f.Addr(), testLog)
 	const n = 2000
 	for i := range n {
-		f.Publish(entryAt(at+eventlog.Seq(i)), at)
+		publish(f, at, at+eventlog.Seq(i))
 	}
 	for i := range n {
 		msg, err := sub.NextMsgWithContext(testContext(t))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if seq, err := f.subjects.hint(msg); err != nil || seq != at+eventlog.Seq(i) {
-			t.Fatalf("message %d is %s, %v", i, seq, err)
+		if got, want := msg.Header.Get(HeaderSeq), strconv.FormatUint(uint64(at)+uint64(i), 10); got != want {
+			t.Fatalf("message %d is of %s, want %s", i, got, want)
+		}
+	}
+}
+
+func TestABatchMovesTheHeadOnceBeforeItsEventsAreTold(t *testing.T) {
+	f := start(t, Options{ListenAddr: "127.0.0.1:0"})
+	conn := listen(t, f.Addr(), testLog).conn
+	got := make(chan *nats.Msg, 100)
+	for _, subject := range []string{f.subjects.events(), f.subjects.head} {
+		if _, err := conn.ChanSubscribe(subject, got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	publish(f, at, at+1, at+2, at+3)
+	publish(f, at, at+4)
+	for i, want := range []string{"head 3", "event 1", "event 2", "event 3", "head 4", "event 4"} {
+		select {
+		case msg := <-got:
+			what, seq := "event", msg.Header.Get(HeaderSeq)
+			if msg.Subject == f.subjects.head {
+				what, seq = "head", string(msg.Data)
+			}
+			n, err := strconv.ParseUint(seq, 10, 64)
+			if text := fmt.Sprintf("%s %d", what, n-uint64(at)); err != nil || text != want {
+				t.Errorf("message %d is %s (%v), want %s", i, text, err, want)
+			}
+		case <-testContext(t).Done():
+			t.Fatalf("%s did not come", want)
 		}
 	}
 }
 
 // listen subscribes like a program on another host.
-func listen(t *testing.T, addr string, log eventlog.ID, options ...nats.Option) *nats.Subscription {
+func listen(t *testing.T, addr string, log eventlog.ID, options ...nats.Option) listener {
 	t.Helper()
 	conn, err := nats.Connect("nats://"+addr, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	sub, err := conn.SubscribeSync(subjectsOf(log).all())
+	sub, err := conn.SubscribeSync(subjectsOf(log).events())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	return sub
+	return listener{sub, conn}
+}
+
+type listener struct {
+	*nats.Subscription
+	conn *nats.Conn
 }
 
 func TestPublishNeverBlocks(t *testing.T) {
@@ -91,7 +129,7 @@ func TestPublishNeverBlocks(t *testing.T) {
 			f := &Feed{queue: make(chan news, queueEvents)} // nobody takes anything out
 			entry := &eventlog.Entry{Raw: make([]byte, tt.size)}
 			for range tt.publish {
-				f.Publish(entry, 0)
+				f.Publish([]eventlog.Entry{*entry}, 0)
 			}
 			if got := len(f.queue); got != tt.accepted {
 				t.Errorf("%d events queued, want %d", got, tt.accepted)
@@ -111,7 +149,7 @@ func TestCloseSendsWhatIsQueued(t *testing.T) {
 	f := start(t, Options{URL: outside.url()})
 	sub := listen(t, strings.TrimPrefix(outside.url(), "nats://"), testLog)
 	for i := range 100 {
-		f.Publish(entryAt(at+eventlog.Seq(i)), at)
+		publish(f, at, at+eventlog.Seq(i))
 	}
 	f.Close()
 	for range 100 {
@@ -126,7 +164,7 @@ func TestAClosedFeedDropsAndItsWakersGoBySilence(t *testing.T) {
 	w := f.Waker()
 	f.Close()
 	f.Close()
-	f.Publish(entryAt(at), 0)
+	publish(f, 0, at)
 	if s := f.Stats(); s.Dropped != 1 || s.Connected {
 		t.Errorf("stats %+v", s)
 	}
@@ -140,7 +178,7 @@ func TestCloseIsBoundedWhileNATSIsAway(t *testing.T) {
 	f := start(t, Options{URL: outside.url()})
 	outside.kill()
 	for i := range 1000 {
-		f.Publish(entryAt(at+eventlog.Seq(i)), at)
+		publish(f, at, at+eventlog.Seq(i))
 	}
 	begin := time.Now()
 	f.Close()
@@ -165,7 +203,7 @@ func TestTheReaderReachesTheEndWhileNATSIsKilledAndStartedAgain(t *testing.T) {
 			}
 			seq := at + eventlog.Seq(round*each+i+1)
 			log.append(seq)
-			f.Publish(entryAt(seq), at)
+			publish(f, at, seq)
 		}
 		outside.start()
 	}
@@ -177,7 +215,7 @@ func TestTheReaderReachesTheEndWhileNATSIsKilledAndStartedAgain(t *testing.T) {
 	end := at + rounds*each
 	for w.take(end) {
 	}
-	f.Publish(entryAt(end+1), at)
+	publish(f, at, end+1)
 	until(t, "hints come over the new server", func() bool { return w.take(end) })
 }
 
@@ -186,14 +224,14 @@ func TestANATSThatIsDownAtStartIsConnectedWhenItComes(t *testing.T) {
 	outside.kill()
 	f := start(t, Options{URL: outside.url()})
 	w := f.Waker()
-	f.Publish(entryAt(at), 0)
+	publish(f, 0, at)
 	until(t, "an event is dropped", func() bool { return f.Stats().Dropped == 1 })
 	outside.start()
 	until(t, "connected", func() bool { return f.Stats().Connected && f.sub.IsConnected() })
 	if err := f.sub.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	f.Publish(entryAt(at+1), 0)
+	publish(f, 0, at+1)
 	heard(t, w)
 }
 
@@ -207,7 +245,7 @@ func TestForgedAndMalformedMessagesChangeNothing(t *testing.T) {
 	defer forger.Close()
 	const lies = 5000
 	for i := range lies {
-		msg := message(math.MaxUint64 - eventlog.Seq(i%3))
+		msg := subjectsOf(testLog).headMessage(math.MaxUint64 - eventlog.Seq(i%3))
 		if i%2 == 0 {
 			msg.Data[i%len(msg.Data)] ^= 0x55
 		}
@@ -219,9 +257,9 @@ func TestForgedAndMalformedMessagesChangeNothing(t *testing.T) {
 	reached := log.follow(t, w, at+500)
 	for seq := at + 1; seq <= at+500; seq++ {
 		log.append(seq)
-		f.Publish(entryAt(seq), at)
-		f.Publish(entryAt(seq), at) // a duplicate
-		f.Publish(entryAt(at+1), at)
+		publish(f, at, seq)
+		publish(f, at, seq) // a duplicate
+		publish(f, at, at+1)
 	}
 	reached()
 	until(t, "the malformed half is refused", func() bool { return f.Stats().Refused == lies/2 })
@@ -237,7 +275,7 @@ func TestASlowConsumerLosesHintsAndNothingElse(t *testing.T) {
 			time.Sleep(time.Millisecond) // the queue's bound is another test's business
 		}
 		log.append(at + eventlog.Seq(i+1))
-		f.Publish(entryAt(at+eventlog.Seq(i+1)), at)
+		publish(f, at, at+eventlog.Seq(i+1))
 	}
 	until(t, "NATS drops hints", func() bool {
 		dropped, err := f.hints.Dropped()
@@ -246,7 +284,7 @@ func TestASlowConsumerLosesHintsAndNothingElse(t *testing.T) {
 	f.wakersMu.Unlock()
 	log.follow(t, w, at+n)()
 	until(t, "later hints arrive", func() bool {
-		f.Publish(entryAt(at+n+1), at)
+		publish(f, at, at+n+1)
 		return w.take(at + n)
 	})
 }
@@ -303,10 +341,12 @@ func TestConsumersMayReadOneLogAndPublishNothing(t *testing.T) {
 	if _, err := conn.SubscribeSync(">"); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.PublishMsg(message(at + 9)); err != nil {
-		t.Fatal(err)
+	for _, msg := range []*nats.Msg{message(at + 9), f.subjects.headMessage(at + 9)} {
+		if err := conn.PublishMsg(msg); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for range 2 { // one for each
+	for range 3 { // one for each
 		select {
 		case err := <-refusals:
 			if !strings.Contains(strings.ToLower(err.Error()), "permissions violation") {
@@ -328,7 +368,7 @@ func TestAPasswordIsAskedFor(t *testing.T) {
 		t.Error("connected without a password")
 	}
 	sub := listen(t, f.Addr(), testLog, nats.UserInfo(outsideUser, "open sesame"))
-	f.Publish(entryAt(at), 0)
+	publish(f, 0, at)
 	if _, err := sub.NextMsgWithContext(testContext(t)); err != nil {
 		t.Error(err)
 	}
@@ -358,13 +398,13 @@ func TestRetriesSlowDownToTheLongestWait(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	f := start(b, Options{})
 	f.Waker()
-	entry := entryAt(at)
+	batch := []eventlog.Entry{*entryAt(at)}
 	b.ReportAllocs()
 	for b.Loop() {
 		for len(f.queue) > queueEvents/2 {
 			time.Sleep(50 * time.Microsecond)
 		}
-		f.Publish(entry, at)
+		f.Publish(batch, at)
 	}
 }
 
@@ -388,6 +428,6 @@ func TestConnectionsThatTheEmbeddedServerDropsComeBack(t *testing.T) {
 	if err := f.sub.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	f.Publish(entryAt(at+1), at)
+	publish(f, at, at+1)
 	heard(t, w)
 }

@@ -53,6 +53,15 @@ func entryAt(seq eventlog.Seq) *eventlog.Entry {
 	return e
 }
 
+// publish publishes the events of these seqs as one batch.
+func publish(f *Feed, archived eventlog.Seq, seqs ...eventlog.Seq) {
+	var batch []eventlog.Entry
+	for _, seq := range seqs {
+		batch = append(batch, *entryAt(seq))
+	}
+	f.Publish(batch, archived)
+}
+
 // memoryLog is a log whose events are only their numbers, and a reader of it
 // that sees an event only when it looks.
 type memoryLog struct {

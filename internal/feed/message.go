@@ -5,9 +5,7 @@ package feed
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,15 +27,31 @@ const (
 	HeaderChecksum = "Strandline-Crc32c"   // CRC32C of the body, 8 hexadecimal digits
 )
 
-const subjectRoot = "strandline."
+// A second subject tells how far the log goes, once for each batch of events
+// that was committed together:
+//
+//	subject  strandline-head.<log id>
+//	body     the seq of the batch's last event, as a plain integer
+//
+// It is what wakes this server's own views.
+
+const (
+	subjectRoot = "strandline."
+	headRoot    = "strandline-head."
+)
 
 // subjects are those of one log.
-type subjects struct{ prefix string } // with the dot at its end
+type subjects struct {
+	prefix string // of its events' subjects, with the dot at its end
+	head   string
+}
 
-func subjectsOf(log eventlog.ID) subjects { return subjects{subjectRoot + log.String() + "."} }
+func subjectsOf(log eventlog.ID) subjects {
+	return subjects{prefix: subjectRoot + log.String() + ".", head: headRoot + log.String()}
+}
 
-// all matches every event of the log.
-func (s subjects) all() string { return s.prefix + ">" }
+// events matches every event of the log.
+func (s subjects) events() string { return s.prefix + ">" }
 
 func (s subjects) of(n news) string {
 	return s.prefix + n.kind.String() + "." + strconv.FormatUint(uint64(n.machine), 10)
@@ -56,33 +70,20 @@ func (s subjects) message(n news) *nats.Msg {
 	}
 }
 
-var errForeign = errors.New("not an event of this log")
+// headMessage says that the log goes up to seq.
+func (s subjects) headMessage(seq eventlog.Seq) *nats.Msg {
+	return &nats.Msg{Subject: s.head, Data: strconv.AppendUint(nil, uint64(seq), 10)}
+}
 
-// hint reads from a message which seq it claims. That its checksum matches
-// says that it was not mangled on its way, not that it is true.
+var errForeign = errors.New("not the head of this log")
+
+// hint reads from a message which seq it claims. That it can be read does not
+// say that it is true.
 func (s subjects) hint(msg *nats.Msg) (eventlog.Seq, error) {
-	name, ok := strings.CutPrefix(msg.Subject, s.prefix)
-	if !ok {
+	if msg.Subject != s.head {
 		return 0, fmt.Errorf("%w: subject %q", errForeign, msg.Subject)
 	}
-	if len(msg.Data) == 0 || len(msg.Data) > eventlog.MaxEvent {
-		return 0, fmt.Errorf("%w: a body of %d bytes", errForeign, len(msg.Data))
-	}
-	kind, machine, _ := strings.Cut(name, ".")
-	if kind != msg.Header.Get(HeaderType) {
-		return 0, fmt.Errorf("%w: subject %q with the type %q", errForeign, msg.Subject, msg.Header.Get(HeaderType))
-	}
-	if _, err := strconv.ParseUint(machine, 10, 64); err != nil {
-		return 0, fmt.Errorf("%w: the machine in subject %q: %w", errForeign, msg.Subject, err)
-	}
-	sum, err := strconv.ParseUint(msg.Header.Get(HeaderChecksum), 16, crc32.Size*8)
-	if err != nil {
-		return 0, fmt.Errorf("%w: checksum: %w", errForeign, err)
-	}
-	if got := eventlog.Checksum(msg.Data); got != uint32(sum) {
-		return 0, fmt.Errorf("%w: checksum %08x, want %08x", errForeign, got, sum)
-	}
-	n, err := strconv.ParseUint(msg.Header.Get(HeaderSeq), 10, 64)
+	n, err := strconv.ParseUint(string(msg.Data), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("%w: seq: %w", errForeign, err)
 	}

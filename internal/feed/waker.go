@@ -27,15 +27,15 @@ const (
 	pendingBytes    = 64 << 20
 )
 
-// subscribe makes every message of the log a hint for every waker. While NATS
-// is away the subscription waits for it.
+// subscribe makes every message about the log's head a hint for every waker.
+// While NATS is away the subscription waits for it.
 func (f *Feed) subscribe() (err error) {
-	f.hints, err = f.sub.Subscribe(f.subjects.all(), f.receive)
+	f.hints, err = f.sub.Subscribe(f.subjects.head, f.receive)
 	if err != nil {
-		return fmt.Errorf("subscribe to %s: %w", f.subjects.all(), err)
+		return fmt.Errorf("subscribe to %s: %w", f.subjects.head, err)
 	}
 	if err := f.hints.SetPendingLimits(pendingMessages, pendingBytes); err != nil {
-		return fmt.Errorf("bound the subscription to %s: %w", f.subjects.all(), err)
+		return fmt.Errorf("bound the subscription to %s: %w", f.subjects.head, err)
 	}
 	if !f.sub.IsConnected() {
 		return nil

@@ -68,7 +68,7 @@ Nothing else should run meanwhile.`,
 	f.StringVar(&o.benchstat, "benchstat", "", "file to write a line for each turn to, as Go's benchmarks do, so that benchstat can compare two runs")
 	f.DurationVar(&o.seconds, "time", 3*time.Second, "time for each load, peer and round")
 	f.IntVar(&o.clients, "clients", 0, "clients at once, for every load (0: as many as the load's name says)")
-	f.IntVar(&o.rounds, "rounds", 2, "how often the peers take turns at each load")
+	f.IntVar(&o.rounds, "rounds", 2, "how often the peers take turns at each load; even numbers are fair")
 	return cmd
 }
 

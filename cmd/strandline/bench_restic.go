@@ -66,7 +66,7 @@ meanwhile.`,
 	f.Var(&b.largeBytes, "large-bytes", "bytes of all large files")
 	f.Uint64Var(&b.seed, "seed", 1, "the same seed makes the same files")
 	f.StringVar(&b.until, "until", "", "last step to do, like 'restore large' (default: all)")
-	f.IntVar(&b.rounds, "rounds", 2, "how often the peers take turns")
+	f.IntVar(&b.rounds, "rounds", 2, "how often the peers take turns; even numbers are fair")
 	return cmd
 }
 

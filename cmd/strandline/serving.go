@@ -153,7 +153,7 @@ func (s *serving) runView(ctx context.Context, runner *projector.Runner) {
 // wakeView lets the feed tell a view when to look.
 func wakeView(ctx context.Context, runner *projector.Runner, waker *feed.Waker) {
 	defer waker.Close()
-	for waker.Wait(ctx, runner.Position()) == nil {
+	for waker.Wait(ctx, runner.Position) == nil {
 		runner.Wake()
 	}
 }

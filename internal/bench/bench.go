@@ -177,33 +177,47 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 		}
 	}
 	for _, load := range plan.Loads {
-		row := Row{Load: load, Name: load.String(), Results: make([]Result, len(plan.Peers))}
-		for round, i := range turns(plan.Rounds, len(plan.Peers)) {
-			peer := plan.Peers[i]
-			if peer.Puts && load.Op != OpPut {
-				continue
-			}
-			plan.Progress.say("%s: %s, round %d of %d", peer.Name, load, round, max(plan.Rounds, 1))
-			part, err := turn(ctx, plan.Dir, peer, load)
-			if err != nil {
-				return report, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
-			}
-			row.Results[i].add(part)
-			part.finish()
-			row.turns = append(row.turns, turned{peer.Name, part})
+		row, err := measure(ctx, plan, load)
+		if len(row.turns) > 0 {
+			report.Rows = append(report.Rows, row)
 		}
-		for i := range row.Results {
-			row.Results[i].finish()
+		if err != nil {
+			return report, err
 		}
-		report.Rows = append(report.Rows, row)
 	}
 	return report, nil
 }
 
+// measure measures one load against every peer. The row holds the turns until an
+// error, too.
+func measure(ctx context.Context, plan Plan, load Load) (row Row, err error) {
+	row = Row{Load: load, Name: load.String(), Results: make([]Result, len(plan.Peers))}
+	defer func() {
+		for i := range row.Results {
+			row.Results[i].finish()
+		}
+	}()
+	for round, i := range turns(plan.Rounds, len(plan.Peers)) {
+		peer := plan.Peers[i]
+		if peer.Puts && load.Op != OpPut {
+			continue
+		}
+		plan.Progress.say("%s: %s, round %d of %d", peer.Name, load, round, max(plan.Rounds, 1))
+		part, err := turn(ctx, plan.Dir, peer, load)
+		if err != nil {
+			return row, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
+		}
+		row.Results[i].add(part)
+		part.finish()
+		row.turns = append(row.turns, turned{peer.Name, part})
+	}
+	return row, nil
+}
+
 // turns yields each round, counted from 1 to rounds, with each of the peers, every
 // second round in reverse: whoever writes into memory that the one before has
-// given back is quicker than whoever gets it new from the machine, and nobody is
-// to have that in all rounds.
+// given back is quicker than whoever gets it new from the machine, so nobody is to
+// come after the same one in all rounds. Even numbers of rounds are the fair ones.
 func turns(rounds, peers int) iter.Seq2[int, int] {
 	return func(yield func(round, peer int) bool) {
 		for round := range max(rounds, 1) {

@@ -287,6 +287,27 @@ func TestPeersTakeTurns(t *testing.T) {
 	}
 }
 
+func TestWhatWasMeasuredBeforeAnErrorIsReported(t *testing.T) {
+	tired, starts := Files(), 0
+	begin := tired.Start
+	tired.Start = func(ctx context.Context, dir string) (*Instance, error) {
+		if starts++; starts > 3 {
+			return nil, errors.New("no more")
+		}
+		return begin(ctx, dir)
+	}
+	plan := Plan{Peers: []Peer{tired}, Loads: []Load{small(OpPut), small(OpGet)}, Rounds: 2, Dir: t.TempDir()}
+	report, err := Run(t.Context(), plan)
+	if err == nil || len(report.Rows) != 2 {
+		t.Fatalf("%d rows, %v", len(report.Rows), err)
+	}
+	for i, turns := range []int{2, 1} {
+		if row := report.Rows[i]; len(row.turns) != turns || row.Results[0].Ops == 0 || row.Results[0].Max == 0 {
+			t.Errorf("row %d: %d turns, want %d; %+v", i, len(row.turns), turns, row.Results[0])
+		}
+	}
+}
+
 func TestContentsAreUniqueAndNamedAfterTheirHash(t *testing.T) {
 	c := newContent(50, 100)
 	seen := map[string]bool{}

@@ -149,7 +149,7 @@ func (t *lockTable) abandon(l lock, w *lockWaiter, err error) error {
 	}
 	select {
 	case <-w.granted:
-		t.letGoLocked(l, f)
+		f.letGoLocked(l.exclusive)
 	default:
 		if i := slices.Index(f.queue, w); i >= 0 {
 			f.queue = slices.Delete(f.queue, i, i+1)
@@ -163,7 +163,7 @@ func (t *lockTable) unlock(l lock) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.locks[l.name]
-	t.letGoLocked(l, f)
+	f.letGoLocked(l.exclusive)
 	t.grantLocked(l.name, f)
 }
 
@@ -180,8 +180,8 @@ func (f *fairLock) holdLocked(exclusive bool) bool {
 	return true
 }
 
-func (t *lockTable) letGoLocked(l lock, f *fairLock) {
-	if l.exclusive {
+func (f *fairLock) letGoLocked(exclusive bool) {
+	if exclusive {
 		f.exclusive = false
 	} else {
 		f.shared--

@@ -72,6 +72,9 @@ func (f *Feed) complain(role string, err error) {
 		f.log.Debug("hints were dropped; readers look by themselves", "role", role)
 		return
 	}
+	if errors.Is(err, nats.ErrPermissionViolation) && f.denied.Add(1) > 1 {
+		return // one for each message; a flood must not fill the log
+	}
 	f.log.Warn("NATS reports an error", "role", role, "err", err)
 }
 

@@ -85,7 +85,7 @@ func (e *embedded) config(o Options, s subjects) (*server.Options, error) {
 		Username: outsideUser, Password: o.ListenPassword,
 		Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Deny: []string{">"}},
-			Subscribe: &server.SubjectPermission{Allow: []string{s.events(), s.head}},
+			Subscribe: &server.SubjectPermission{Allow: []string{s.events(), s.committed}},
 		},
 	})
 	if o.ListenPassword == "" {

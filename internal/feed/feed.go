@@ -73,16 +73,16 @@ type Feed struct {
 	queued atomic.Int64
 	done   chan struct{} // run has ended
 
+	committed atomic.Uint64 // highest seq to be told of, 0 when it was
+
 	wakersMu sync.Mutex
 	wakers   map[*Waker]struct{}
 
-	published, dropped, refused atomic.Uint64
+	published, dropped, refused, denied atomic.Uint64
 }
 
-// news is one event on its way out. The first of a batch takes along how far the
-// batch goes, so that views are woken before its events are told.
+// news is one event on its way out.
 type news struct {
-	head     eventlog.Seq // the batch's last, 0 in all but its first
 	raw      []byte
 	seq      eventlog.Seq
 	archived eventlog.Seq
@@ -133,20 +133,35 @@ func (f *Feed) connect(ctx context.Context, o Options) (err error) {
 	return f.subscribe()
 }
 
-// Publish queues events that were committed together for the subjects of their
-// types and machines, with the archived watermark of now, and the last one's seq
-// for the log's head. It never blocks; an event that finds no room is dropped and
-// counted. The entries' Raw is kept until it is sent.
-func (f *Feed) Publish(batch []eventlog.Entry, archived eventlog.Seq) {
+// Publish queues committed events for the subjects of their types and machines,
+// with the archived watermark of now, and tells before them how far the log is
+// committed. It never blocks; an event that finds no room is dropped and counted.
+// The entries' Raw is kept until it is sent.
+func (f *Feed) Publish(entries []eventlog.Entry, archived eventlog.Seq) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	for i := range batch {
-		n := newsOf(&batch[i], archived)
-		if i == 0 {
-			n.head = batch[len(batch)-1].Event.Seq
-		}
-		if f.closed || !f.enqueue(n) {
+	if f.closed {
+		f.dropped.Add(uint64(len(entries)))
+		return
+	}
+	// Told with whatever is sent next, so that it is not lost with an event that
+	// finds no room: then others are queued.
+	for i := range entries {
+		f.raise(entries[i].Event.Seq)
+	}
+	for i := range entries {
+		if !f.enqueue(newsOf(&entries[i], archived)) {
 			f.dropped.Add(1)
+		}
+	}
+}
+
+// raise has seq told if it is higher than what is to be told already.
+func (f *Feed) raise(seq eventlog.Seq) {
+	for {
+		old := f.committed.Load()
+		if uint64(seq) <= old || f.committed.CompareAndSwap(old, uint64(seq)) {
+			return
 		}
 	}
 }
@@ -185,10 +200,11 @@ func (f *Feed) run() {
 	}
 }
 
+// send sends one event, and what is to be told before it. If the second fails so
+// does the first: the connection is away, and silence wakes the views.
 func (f *Feed) send(n news) error {
-	if n.head != 0 {
-		// If this fails the event does, too: the connection is away.
-		if err := f.pub.PublishMsg(f.subjects.headMessage(n.head)); err != nil {
+	if seq := f.committed.Swap(0); seq != 0 {
+		if err := f.pub.PublishMsg(f.subjects.committedMessage(eventlog.Seq(seq))); err != nil {
 			return err
 		}
 	}
@@ -199,7 +215,7 @@ func (f *Feed) send(n news) error {
 type Stats struct {
 	Published uint64 // events handed to NATS
 	Dropped   uint64 // events that were not: the queue was full, or NATS away
-	Refused   uint64 // messages that came in and were no seq of this log
+	Refused   uint64 // messages to the views that could not be read
 	Connected bool   // NATS answers now
 }
 

@@ -3,6 +3,7 @@
 package feed
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -60,11 +61,11 @@ func TestEventsArriveInOrder(t *testing.T) {
 	}
 }
 
-func TestABatchMovesTheHeadOnceBeforeItsEventsAreTold(t *testing.T) {
+func TestWhatIsCommittedIsToldOnceBeforeTheEvents(t *testing.T) {
 	f := start(t, Options{ListenAddr: "127.0.0.1:0"})
 	conn := listen(t, f.Addr(), testLog).conn
 	got := make(chan *nats.Msg, 100)
-	for _, subject := range []string{f.subjects.events(), f.subjects.head} {
+	for _, subject := range []string{f.subjects.events(), f.subjects.committed} {
 		if _, err := conn.ChanSubscribe(subject, got); err != nil {
 			t.Fatal(err)
 		}
@@ -72,22 +73,53 @@ func TestABatchMovesTheHeadOnceBeforeItsEventsAreTold(t *testing.T) {
 	if err := conn.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	publish(f, at, at+1, at+2, at+3)
-	publish(f, at, at+4)
-	for i, want := range []string{"head 3", "event 1", "event 2", "event 3", "head 4", "event 4"} {
-		select {
-		case msg := <-got:
-			what, seq := "event", msg.Header.Get(HeaderSeq)
-			if msg.Subject == f.subjects.head {
-				what, seq = "head", string(msg.Data)
+	for _, round := range []struct {
+		seqs []eventlog.Seq
+		want []string
+	}{
+		{[]eventlog.Seq{at + 1, at + 2, at + 3}, []string{"committed 3", "event 1", "event 2", "event 3"}},
+		{[]eventlog.Seq{at + 4}, []string{"committed 4", "event 4"}},
+	} {
+		publish(f, at, round.seqs...)
+		for i, want := range round.want {
+			select {
+			case msg := <-got:
+				what, seq := "event", msg.Header.Get(HeaderSeq)
+				if msg.Subject == f.subjects.committed {
+					what, seq = "committed", string(msg.Data)
+				}
+				n, err := strconv.ParseUint(seq, 10, 64)
+				if text := fmt.Sprintf("%s %d", what, n-uint64(at)); err != nil || text != want {
+					t.Errorf("message %d is %s (%v), want %s", i, text, err, want)
+				}
+			case <-testContext(t).Done():
+				t.Fatalf("%s did not come", want)
 			}
-			n, err := strconv.ParseUint(seq, 10, 64)
-			if text := fmt.Sprintf("%s %d", what, n-uint64(at)); err != nil || text != want {
-				t.Errorf("message %d is %s (%v), want %s", i, text, err, want)
-			}
-		case <-testContext(t).Done():
-			t.Fatalf("%s did not come", want)
 		}
+	}
+}
+
+func TestAnEventWithoutRoomTakesNoHintAway(t *testing.T) {
+	f := start(t, Options{})
+	w := f.Waker()
+	large := entryAt(at + 1)
+	large.Raw = make([]byte, queueBytes+1)
+	f.Publish([]eventlog.Entry{*large, *entryAt(at + 2)}, at)
+	heard(t, w)
+	if !w.take(at+1) || f.Stats().Dropped != 1 {
+		t.Errorf("the hint is not about the event that found room; %+v", f.Stats())
+	}
+}
+
+// A user of an external NATS may lack a right, and hear so for each message.
+func TestAMissingRightIsLoggedOnce(t *testing.T) {
+	var lines bytes.Buffer
+	f := &Feed{log: slog.New(slog.NewTextHandler(&lines, nil))}
+	for range 1000 {
+		f.complain("publisher", fmt.Errorf("%w: strandline-committed", nats.ErrPermissionViolation))
+	}
+	if n := strings.Count(lines.String(), "\n"); n != 1 || !strings.Contains(lines.String(), "permissions violation") {
+		t.Errorf("%d lines: %.500s", n, lines.String())
 	}
 }
 
@@ -168,7 +200,7 @@ func TestAClosedFeedDropsAndItsWakersGoBySilence(t *testing.T) {
 	if s := f.Stats(); s.Dropped != 1 || s.Connected {
 		t.Errorf("stats %+v", s)
 	}
-	if err := w.Wait(testContext(t), at); err != nil {
+	if err := w.Wait(testContext(t), standing(at)); err != nil {
 		t.Error(err)
 	}
 }
@@ -245,7 +277,7 @@ func TestForgedAndMalformedMessagesChangeNothing(t *testing.T) {
 	defer forger.Close()
 	const lies = 5000
 	for i := range lies {
-		msg := subjectsOf(testLog).headMessage(math.MaxUint64 - eventlog.Seq(i%3))
+		msg := subjectsOf(testLog).committedMessage(math.MaxUint64 - eventlog.Seq(i%3))
 		if i%2 == 0 {
 			msg.Data[i%len(msg.Data)] ^= 0x55
 		}
@@ -271,11 +303,10 @@ func TestASlowConsumerLosesHintsAndNothingElse(t *testing.T) {
 	f.wakersMu.Lock() // the subscription's goroutine stands still
 	const n = pendingMessages + 5000
 	for i := range n {
-		for len(f.queue) > queueEvents/2 {
-			time.Sleep(time.Millisecond) // the queue's bound is another test's business
-		}
 		log.append(at + eventlog.Seq(i+1))
-		publish(f, at, at+eventlog.Seq(i+1))
+		if err := f.pub.PublishMsg(f.subjects.committedMessage(log.last)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	until(t, "NATS drops hints", func() bool {
 		dropped, err := f.hints.Dropped()
@@ -341,7 +372,7 @@ func TestConsumersMayReadOneLogAndPublishNothing(t *testing.T) {
 	if _, err := conn.SubscribeSync(">"); err != nil {
 		t.Fatal(err)
 	}
-	for _, msg := range []*nats.Msg{message(at + 9), f.subjects.headMessage(at + 9)} {
+	for _, msg := range []*nats.Msg{message(at + 9), f.subjects.committedMessage(at + 9)} {
 		if err := conn.PublishMsg(msg); err != nil {
 			t.Fatal(err)
 		}
@@ -398,7 +429,10 @@ func TestRetriesSlowDownToTheLongestWait(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	f := start(b, Options{})
 	f.Waker()
-	batch := []eventlog.Entry{*entryAt(at)}
+	var batch []eventlog.Entry // as many as 32 clients make
+	for i := range 9 {
+		batch = append(batch, *entryAt(at + eventlog.Seq(i)))
+	}
 	b.ReportAllocs()
 	for b.Loop() {
 		for len(f.queue) > queueEvents/2 {

@@ -53,7 +53,7 @@ func entryAt(seq eventlog.Seq) *eventlog.Entry {
 	return e
 }
 
-// publish publishes the events of these seqs as one batch.
+// publish publishes the events of these seqs together.
 func publish(f *Feed, archived eventlog.Seq, seqs ...eventlog.Seq) {
 	var batch []eventlog.Entry
 	for _, seq := range seqs {
@@ -90,7 +90,7 @@ func (l *memoryLog) read(ctx context.Context, w *Waker, end eventlog.Seq) error 
 		if position >= end {
 			return nil
 		}
-		if err := w.Wait(ctx, position); err != nil {
+		if err := w.Wait(ctx, standing(position)); err != nil {
 			return err
 		}
 	}

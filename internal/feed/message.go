@@ -27,27 +27,27 @@ const (
 	HeaderChecksum = "Strandline-Crc32c"   // CRC32C of the body, 8 hexadecimal digits
 )
 
-// A second subject tells how far the log goes, once for each batch of events
-// that was committed together:
+// A second subject tells how far the log is committed, before the events that
+// were committed since it told so last:
 //
-//	subject  strandline-head.<log id>
-//	body     the seq of the batch's last event, as a plain integer
+//	subject  strandline-committed.<log id>
+//	body     the seq, as a plain integer
 //
 // It is what wakes this server's own views.
 
 const (
-	subjectRoot = "strandline."
-	headRoot    = "strandline-head."
+	subjectRoot   = "strandline."
+	committedRoot = "strandline-committed."
 )
 
 // subjects are those of one log.
 type subjects struct {
-	prefix string // of its events' subjects, with the dot at its end
-	head   string
+	prefix    string // of its events' subjects, with the dot at its end
+	committed string
 }
 
 func subjectsOf(log eventlog.ID) subjects {
-	return subjects{prefix: subjectRoot + log.String() + ".", head: headRoot + log.String()}
+	return subjects{prefix: subjectRoot + log.String() + ".", committed: committedRoot + log.String()}
 }
 
 // events matches every event of the log.
@@ -70,18 +70,24 @@ func (s subjects) message(n news) *nats.Msg {
 	}
 }
 
-// headMessage says that the log goes up to seq.
-func (s subjects) headMessage(seq eventlog.Seq) *nats.Msg {
-	return &nats.Msg{Subject: s.head, Data: strconv.AppendUint(nil, uint64(seq), 10)}
+// committedMessage says that the log is committed up to seq.
+func (s subjects) committedMessage(seq eventlog.Seq) *nats.Msg {
+	return &nats.Msg{Subject: s.committed, Data: strconv.AppendUint(nil, uint64(seq), 10)}
 }
 
-var errForeign = errors.New("not the head of this log")
+// maxDigits is the length of the longest seq.
+const maxDigits = 20
+
+var errForeign = errors.New("not the committed seq of this log")
 
 // hint reads from a message which seq it claims. That it can be read does not
 // say that it is true.
 func (s subjects) hint(msg *nats.Msg) (eventlog.Seq, error) {
-	if msg.Subject != s.head {
+	if msg.Subject != s.committed {
 		return 0, fmt.Errorf("%w: subject %q", errForeign, msg.Subject)
+	}
+	if len(msg.Data) > maxDigits {
+		return 0, fmt.Errorf("%w: a body of %d bytes", errForeign, len(msg.Data))
 	}
 	n, err := strconv.ParseUint(string(msg.Data), 10, 64)
 	if err != nil {

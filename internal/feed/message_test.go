@@ -38,9 +38,9 @@ func TestAMessageSaysWhatTheEventIs(t *testing.T) {
 	}
 }
 
-func TestTheHeadSaysHowFarTheLogGoes(t *testing.T) {
-	msg := subjectsOf(testLog).headMessage(at + 1)
-	if msg.Subject != "strandline-head.ab010203-0000-0000-0000-000000000000" || string(msg.Data) != "30064771173" {
+func TestAMessageSaysHowFarTheLogIsCommitted(t *testing.T) {
+	msg := subjectsOf(testLog).committedMessage(at + 1)
+	if msg.Subject != "strandline-committed.ab010203-0000-0000-0000-000000000000" || string(msg.Data) != "30064771173" {
 		t.Errorf("subject %q, body %q", msg.Subject, msg.Data)
 	}
 	if seq, err := subjectsOf(testLog).hint(msg); err != nil || seq != at+1 {
@@ -61,6 +61,7 @@ func TestAMessageIsRefused(t *testing.T) {
 		"with another log's subject": func(m *nats.Msg) { m.Subject = strings.Replace(m.Subject, "ab01", "ab02", 1) },
 		"without the root":           func(m *nats.Msg) { m.Subject = m.Subject[1:] },
 		"of an event":                func(m *nats.Msg) { m.Subject = message(at).Subject },
+		"with a body over the limit": func(m *nats.Msg) { m.Data = []byte(strings.Repeat("0", 21) + string(m.Data)) },
 		"with an empty body":         func(m *nats.Msg) { m.Data = nil },
 		"with a dotted seq":          func(m *nats.Msg) { m.Data = []byte("7.100") },
 		"with something behind it":   func(m *nats.Msg) { m.Data = append(m.Data, '\n') },
@@ -71,7 +72,7 @@ func TestAMessageIsRefused(t *testing.T) {
 	}
 	for name, spoil := range tests {
 		t.Run(name, func(t *testing.T) {
-			msg := subjectsOf(testLog).headMessage(at)
+			msg := subjectsOf(testLog).committedMessage(at)
 			spoil(msg)
 			if seq, err := subjectsOf(testLog).hint(msg); !errors.Is(err, errForeign) {
 				t.Errorf("got %s, %v, want a refusal", seq, err)
@@ -81,9 +82,9 @@ func TestAMessageIsRefused(t *testing.T) {
 }
 
 func FuzzHint(f *testing.F) {
-	m := subjectsOf(testLog).headMessage(at)
+	m := subjectsOf(testLog).committedMessage(at)
 	f.Add(m.Subject, m.Data)
-	f.Add("strandline-head.", []byte{})
+	f.Add("strandline-committed.", []byte{})
 	f.Add(m.Subject, []byte("18446744073709551615"))
 	f.Fuzz(func(t *testing.T, subject string, body []byte) {
 		got, err := subjectsOf(testLog).hint(&nats.Msg{Subject: subject, Data: body})

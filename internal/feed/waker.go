@@ -21,21 +21,22 @@ const Silence = 50 * time.Millisecond
 const firstDoubt = time.Millisecond
 
 // Bounds of what nats.go holds for the subscription. Beyond them it drops,
-// which costs a reader at most Silence.
+// which costs a reader at most Silence. The second is for forged messages: true
+// ones are short.
 const (
 	pendingMessages = 64 << 10
-	pendingBytes    = 64 << 20
+	pendingBytes    = 8 << 20
 )
 
-// subscribe makes every message about the log's head a hint for every waker.
+// subscribe makes every message about what is committed a hint for every waker.
 // While NATS is away the subscription waits for it.
 func (f *Feed) subscribe() (err error) {
-	f.hints, err = f.sub.Subscribe(f.subjects.head, f.receive)
+	f.hints, err = f.sub.Subscribe(f.subjects.committed, f.receive)
 	if err != nil {
-		return fmt.Errorf("subscribe to %s: %w", f.subjects.head, err)
+		return fmt.Errorf("subscribe to %s: %w", f.subjects.committed, err)
 	}
 	if err := f.hints.SetPendingLimits(pendingMessages, pendingBytes); err != nil {
-		return fmt.Errorf("bound the subscription to %s: %w", f.subjects.head, err)
+		return fmt.Errorf("bound the subscription to %s: %w", f.subjects.committed, err)
 	}
 	if !f.sub.IsConnected() {
 		return nil
@@ -91,22 +92,24 @@ func (f *Feed) Waker() *Waker {
 
 func newWaker() *Waker { return &Waker{news: make(chan struct{}, 1)} }
 
-// Wait returns nil when it is worth looking for an event after the seq after:
-// a hint says that there is one, or Silence has passed. It returns ctx's
-// error when ctx ends first.
+// Wait returns nil when it is worth looking for an event after position(): a hint
+// says that there is one, or Silence has passed. It returns ctx's error when ctx
+// ends first.
 //
-// A hint may lie. Each wakes its reader once; a reader that comes back with
-// the same after has found nothing, and then hints are ignored for a while,
-// longer each time, so that a flood of forged ones costs no more than the
-// looks that silence costs anyway.
-func (w *Waker) Wait(ctx context.Context, after eventlog.Seq) error {
+// A hint may lie. Each wakes its reader once; a reader whose position has not
+// moved since has found nothing, or not yet, and until it moves hints are ignored
+// for a while, longer each time, so that a flood of forged ones costs no more than
+// the looks that silence costs anyway.
+func (w *Waker) Wait(ctx context.Context, position func() eventlog.Seq) error {
 	silence := time.NewTimer(Silence)
 	defer silence.Stop()
-	w.judge(after)
+	w.judge(position())
 	doubt := time.NewTimer(w.doubt)
 	defer doubt.Stop()
 	trust := w.doubt == 0
 	for {
+		after := position()
+		trust = trust || after != w.asked // the last hint has proved true meanwhile
 		if trust && w.take(after) {
 			w.hinted = true
 			return nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,11 +18,14 @@ import (
 
 var at = eventlog.MakeSeq(7, 100)
 
+// standing is the position of a reader that finds nothing.
+func standing(at eventlog.Seq) func() eventlog.Seq { return func() eventlog.Seq { return at } }
+
 // waited runs one Wait in fake time and returns how long it took.
 func waited(t *testing.T, w *Waker, after eventlog.Seq) time.Duration {
 	t.Helper()
 	begin := time.Now()
-	if err := w.Wait(t.Context(), after); err != nil {
+	if err := w.Wait(t.Context(), standing(after)); err != nil {
 		t.Fatal(err)
 	}
 	return time.Since(begin)
@@ -69,7 +73,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Millisecond, cancel)
-		if err := newWaker().Wait(ctx, at); !errors.Is(err, context.Canceled) {
+		if err := newWaker().Wait(ctx, standing(at)); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want the context's error", err)
 		}
 	})
@@ -104,7 +108,7 @@ func TestAFloodOfForgedHintsCostsNoMoreThanSilence(t *testing.T) {
 			}
 		}()
 		looks := 0
-		for w.Wait(ctx, at) == nil {
+		for w.Wait(ctx, standing(at)) == nil {
 			looks++
 		}
 		<-ended
@@ -124,6 +128,27 @@ func TestTrustReturnsWhenALookFindsSomething(t *testing.T) {
 		w.hear(at + 2)
 		if took := waited(t, w, at+1); took != 0 { // at+1 was found
 			t.Errorf("a true hint after progress woke only after %s", took)
+		}
+	})
+}
+
+// A reader that is at work when it waits again has not found a lie.
+func TestAHintIsDoubtedUntilItsReaderMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaker()
+		w.hear(at + 1)
+		waited(t, w, at)
+		var position atomic.Uint64
+		position.Store(uint64(at))
+		time.AfterFunc(firstDoubt/5, func() { w.hear(at + 2) })
+		time.AfterFunc(firstDoubt/4, func() { position.Store(uint64(at + 1)) })
+		time.AfterFunc(firstDoubt/2, func() { w.hear(at + 2) })
+		begin := time.Now()
+		if err := w.Wait(t.Context(), func() eventlog.Seq { return eventlog.Seq(position.Load()) }); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took != firstDoubt/2 {
+			t.Errorf("the hint after the move woke after %s", took)
 		}
 	})
 }

@@ -137,7 +137,7 @@ type Feed struct {
 	Connected bool   `json:"connected"`
 	Published uint64 `json:"published"` // events, since the start
 	Dropped   uint64 `json:"dropped"`
-	Refused   uint64 `json:"refused"` // messages that were no event of this log
+	Refused   uint64 `json:"refused"` // messages to the views that could not be read
 }
 
 // Barred is a machine whose writes are refused because its session was cut off

@@ -132,7 +132,7 @@ func newStateCollector() *stateCollector {
 		viewStopped:        desc("view_stopped", "1 when a violation or an error has stopped the view.", "view"),
 		published:          desc("feed_published_total", "Events handed to NATS."),
 		dropped:            desc("feed_dropped_total", "Events not published: NATS was away or slow. Readers find them in the log."),
-		refused:            desc("feed_refused_total", "Messages about the log's head that could not be read."),
+		refused:            desc("feed_refused_total", "Messages to the server's own views that could not be read."),
 		connected:          desc("feed_connected", "1 while NATS answers."),
 		indexWritten:       desc("index_objects_written_total", "Index objects put into the archive, each with the footers of 256 objects."),
 		indexFailed:        desc("index_objects_failed_total", "Tries to write an index object that failed. They are made again; nothing waits for them."),

@@ -30,11 +30,11 @@ crash:
 e2e:
     go run ./internal/testkit/servers && STRANDLINE_TESTS=all go test -count=1 -v -timeout 40m ./cmd/... ./internal/e2e/...
 
-# the server next to rclone serve restic and plain files, and a recovery: just bench --only 'put 1KiB'
+# the server, and one on MinIO, next to rclone serve restic and plain files, and a recovery: just bench --only 'put 1KiB'
 bench *args:
-    go run ./cmd/strandline bench serve {{args}} && go run ./cmd/strandline bench recover
+    go run ./internal/testkit/servers && go run ./cmd/strandline bench serve --minio "$(go run ./internal/testkit/servers path minio)" {{args}} && go run ./cmd/strandline bench recover
 
-# whole backups and restores with restic, next to rclone serve restic and restic straight to MinIO: just bench-restic --rounds 3
+# whole backups and restores with restic, next to rclone serve restic and restic straight to MinIO: just bench-restic --rounds 4
 bench-restic *args:
     go run ./internal/testkit/servers && go run ./cmd/strandline bench restic --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
 

@@ -52,8 +52,8 @@ and renames plain files, and for puts one file that is appended to and synced, i
 turns and in temporary directories, puts the same load on each, and prints a
 table. The last column is the first server's rate as a multiple of that line's.
 "At half load beside" says that a load's clients begin half as many operations
-as they can without the other one, which is not in the figures.
-Nothing else should run meanwhile.`,
+as they can beside the other one, which is not in the figures; a latency counts
+from the moment when its operation was due. Nothing else should run meanwhile.`,
 		Example: "  strandline bench serve\n  strandline bench serve --minio /usr/local/bin/minio\n  strandline bench serve --only 'put 1KiB' --time 10s --dir /mnt/disk --json\n  strandline bench serve --rounds 6 --only 'put' --benchstat new.txt  # then: benchstat old.txt new.txt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), g, cmd.OutOrStdout())

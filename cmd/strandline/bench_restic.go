@@ -51,7 +51,7 @@ It needs about four times the bytes on the disk. Nothing else should run
 meanwhile.`,
 		Example: `  strandline bench restic
   strandline bench restic --minio /usr/local/bin/minio --dir /mnt/disk
-  strandline bench restic --small-files 1000 --small-bytes 20MB --large-bytes 100MB --rounds 5 --json`,
+  strandline bench restic --small-files 1000 --small-bytes 20MB --large-bytes 100MB --rounds 4 --json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return b.run(cmd.Context(), g, cmd.OutOrStdout())
 		},

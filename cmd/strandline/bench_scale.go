@@ -77,7 +77,7 @@ The parts requests and cold need --minio, and memory uses it.`,
 	f.IntVar(&b.packs, "packs", 32, "blocks of 16 MiB that are read cold")
 	f.IntVar(&b.clients, "clients", 64, "clients that store blocks of 16 MiB at once, four each")
 	f.DurationVar(&b.time, "time", 3*time.Second, "time for each turn of storing blocks")
-	f.IntVar(&b.rounds, "rounds", 3, "how often turns are taken")
+	f.IntVar(&b.rounds, "rounds", 4, "how often turns are taken; even numbers are fair")
 	f.StringVar(&b.only, "only", "", "regular expression: only the parts whose name matches")
 	b.bind(f, "MinIO program to start for archives")
 	return cmd

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -148,11 +149,11 @@ func directly(ctx context.Context, spec string, blocks *bench.Blocks) (bench.Ope
 }
 
 // compareReads reads through a server that was just started and from the
-// store, in turns.
+// store, in turns, every second round the other way round.
 func (b *scaleBench) compareReads(ctx context.Context, how bench.Reading, blocks *bench.Blocks, direct bench.Opener) error {
 	var served, straight time.Duration
-	for range b.rounds {
-		err := b.serving(ctx, "cold", func(s *benchServer) error {
+	throughServer := func() error {
+		return b.serving(ctx, "cold", func(s *benchServer) error {
 			target, err := s.target("bench/load")
 			if err != nil {
 				return err
@@ -163,14 +164,20 @@ func (b *scaleBench) compareReads(ctx context.Context, how bench.Reading, blocks
 			served += took
 			return err
 		}, withoutCheckpoints...)
-		if err != nil {
-			return err
-		}
+	}
+	fromStore := func() error {
 		took, err := blocks.Read(ctx, how, direct)
-		if err != nil {
-			return err
-		}
 		straight += took
+		return err
+	}
+	turns := []func() error{throughServer, fromStore}
+	for range b.rounds {
+		for _, turn := range turns {
+			if err := turn(); err != nil {
+				return err
+			}
+		}
+		slices.Reverse(turns)
 	}
 	bytes := float64(blocks.Bytes()) * float64(b.rounds)
 	b.figures.add(bytes/straight.Seconds()/(1<<20), "MiB/s", "", "%s, from the store", how)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bench measures servers of the restic REST protocol under load, next
-// to each other: Strandline, `rclone serve restic`, and a baseline that writes
-// plain files durably.
+// to each other: Strandline with its archive in a directory or in MinIO,
+// `rclone serve restic`, a baseline that writes plain files durably, and the disk.
 //
 // The peers take turns (A B C, C B A, A B C), each in a fresh directory, with
 // the same loads, and the table shows the first peer's rate as a multiple of
@@ -45,7 +45,8 @@ type Load struct {
 	Stored   int           // blocks that are there before the clock starts, for all but put
 	// Beside, if set, is a load of other clients that runs meanwhile. Of it only
 	// the errors count. The clients of this one then begin an operation as
-	// often as makes half of the rate that they reach without it.
+	// often as makes half of the rate that they reach beside it, and a latency
+	// counts from the moment when its operation was due.
 	Beside *Load
 }
 
@@ -178,6 +179,9 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 	}
 	for _, load := range plan.Loads {
 		row, err := measure(ctx, plan, load)
+		if err != nil {
+			row.Error = err.Error()
+		}
 		if len(row.turns) > 0 {
 			report.Rows = append(report.Rows, row)
 		}
@@ -204,12 +208,14 @@ func measure(ctx context.Context, plan Plan, load Load) (row Row, err error) {
 		}
 		plan.Progress.say("%s: %s, round %d of %d", peer.Name, load, round, max(plan.Rounds, 1))
 		part, err := turn(ctx, plan.Dir, peer, load)
+		if part.Ops+part.Errors > 0 {
+			row.Results[i].add(part)
+			part.finish()
+			row.turns = append(row.turns, turned{peer.Name, part})
+		}
 		if err != nil {
 			return row, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)
 		}
-		row.Results[i].add(part)
-		part.finish()
-		row.turns = append(row.turns, turned{peer.Name, part})
 	}
 	return row, nil
 }

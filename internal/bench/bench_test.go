@@ -302,9 +302,17 @@ func TestWhatWasMeasuredBeforeAnErrorIsReported(t *testing.T) {
 		t.Fatalf("%d rows, %v", len(report.Rows), err)
 	}
 	for i, turns := range []int{2, 1} {
-		if row := report.Rows[i]; len(row.turns) != turns || row.Results[0].Ops == 0 || row.Results[0].Max == 0 {
-			t.Errorf("row %d: %d turns, want %d; %+v", i, len(row.turns), turns, row.Results[0])
+		row := report.Rows[i]
+		if len(row.turns) != turns || row.Results[0].Ops == 0 || row.Results[0].Max == 0 || (row.Error != "") != (turns == 1) {
+			t.Errorf("row %d: %d turns, want %d; %q; %+v", i, len(row.turns), turns, row.Error, row.Results[0])
 		}
+	}
+	var table, lines strings.Builder
+	if err := errors.Join(report.WriteTable(&table), report.WriteBenchstat(&lines)); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(table.String(), "NOT WHOLE: "+report.Rows[1].Name) || !strings.Contains(lines.String(), "# "+report.Rows[1].Name+": not all turns") {
+		t.Errorf("nobody is told that a row is not whole:\n%s%s", &table, &lines)
 	}
 }
 

@@ -63,38 +63,39 @@ func (d *driver) close() {
 	}
 }
 
-// measureBeside measures while load.Beside runs, at half of the rate without.
+// measureBeside measures while load.Beside runs, first as fast as it goes, to
+// learn the rate, and then at half of that. Only the second is the result.
 func (d *driver) measureBeside(ctx context.Context, instance *Instance) (Result, error) {
 	other, err := newDriver(ctx, instance, *d.load.Beside)
 	if err != nil {
 		return Result{}, err
 	}
 	defer other.close()
-	other.load.Duration = d.load.Duration
-	unix.Sync()
 	duration, most := d.load.Duration, d.load.MaxOps
-	d.load.Duration, d.load.MaxOps = duration/3, most/3
-	alone := d.measure(ctx)
-	if alone.Ops == 0 || ctx.Err() != nil {
-		return alone, ctx.Err()
-	}
-	d.load.Duration, d.load.MaxOps, d.every = duration, most, 2*alone.Elapsed/time.Duration(alone.Ops)
-	d.started.Store(int64(alone.Ops + alone.Errors))
+	other.load.Duration = duration + duration/3
+	unix.Sync()
 	ended := make(chan Result)
 	go func() { ended <- other.measure(ctx) }()
-	result := d.measure(ctx)
-	beside := <-ended
-	for _, other := range []Result{alone, beside} {
-		result.Errors += other.Errors
-		result.FirstError = cmp.Or(result.FirstError, other.FirstError)
+	d.load.Duration, d.load.MaxOps = duration/3, most/3
+	full := d.measure(ctx)
+	result := full
+	if full.Ops > 0 {
+		d.load.Duration, d.load.MaxOps, d.every = duration, most, 2*full.Elapsed/time.Duration(full.Ops)
+		d.started.Store(int64(full.Ops + full.Errors))
+		result = d.measure(ctx)
+		result.Errors += full.Errors
+		result.FirstError = cmp.Or(full.FirstError, result.FirstError)
 	}
+	beside := <-ended
+	result.Errors += beside.Errors
+	result.FirstError = cmp.Or(result.FirstError, beside.FirstError)
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || full.Ops == 0:
 		return result, ctx.Err()
 	case result.Ops+result.Errors == 0:
 		return result, fmt.Errorf("%d operations were not enough for %s", most, duration)
-	case beside.Elapsed < result.Elapsed/2:
-		return result, fmt.Errorf("%s ended after %s of %s", d.load.Beside, beside.Elapsed, result.Elapsed)
+	case beside.Elapsed < full.Elapsed+result.Elapsed/2:
+		return result, fmt.Errorf("%s ended after %s of %s", d.load.Beside, beside.Elapsed, full.Elapsed+result.Elapsed)
 	}
 	return result, nil
 }
@@ -159,6 +160,9 @@ func (d *driver) measure(ctx context.Context) Result {
 	return whole
 }
 
+// work does one operation after the other. A paced one counts from the moment
+// when it was due: that all clients were busy then is what its caller would wait
+// for, too.
 func (d *driver) work(ctx context.Context, client Client, start, deadline time.Time) Result {
 	var r Result
 	r.latencies = make([]time.Duration, 0, min(d.load.MaxOps, 1<<16))
@@ -169,7 +173,9 @@ func (d *driver) work(ctx context.Context, client Client, start, deadline time.T
 		}
 		time.Sleep(time.Until(due)) // not at all, when it is late or every is 0
 		begin := time.Now()
-		if begin.After(deadline) {
+		if d.every > 0 {
+			begin = due
+		} else if begin.After(deadline) {
 			break
 		}
 		bytes, err := d.one(ctx, client)

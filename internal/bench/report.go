@@ -25,6 +25,7 @@ type Row struct {
 	Load    Load     `json:"-"`
 	Name    string   `json:"load"`
 	Results []Result `json:"results"`
+	Error   string   `json:"error,omitempty"` // that ended the row before all turns were taken
 	turns   []turned
 }
 
@@ -137,6 +138,11 @@ func (r *Report) WriteBenchstat(w io.Writer) error {
 		return fmt.Errorf("write for benchstat: %w", err)
 	}
 	for _, row := range r.Rows {
+		if row.Error != "" {
+			if _, err := fmt.Fprintf(w, "# %s: not all turns were taken\n", row.Name); err != nil {
+				return fmt.Errorf("write for benchstat: %w", err)
+			}
+		}
 		for _, t := range row.turns {
 			result := &t.result
 			if result.Errors > 0 || result.Ops == 0 {
@@ -200,6 +206,11 @@ func writeLine(w io.Writer, load, peer string, first, r *Result) {
 // writeErrors says what the errors were that the table counts.
 func (r *Report) writeErrors(w io.Writer) error {
 	for _, row := range r.Rows {
+		if row.Error != "" {
+			if _, err := fmt.Fprintf(w, "NOT WHOLE: %s: not all turns were taken: %s\n", row.Name, row.Error); err != nil {
+				return fmt.Errorf("write the table: %w", err)
+			}
+		}
 		for i, result := range row.Results {
 			if result.Errors == 0 {
 				continue

@@ -19,6 +19,10 @@ const (
 	pingEvery   = 10 * time.Second // a silent peer is given up after two of these
 )
 
+// maxDenied is how many missing rights are logged: a few, because there is more
+// than one subject.
+const maxDenied = 10
+
 // target is a NATS server to connect to.
 type target struct {
 	url     string
@@ -72,7 +76,7 @@ func (f *Feed) complain(role string, err error) {
 		f.log.Debug("hints were dropped; readers look by themselves", "role", role)
 		return
 	}
-	if errors.Is(err, nats.ErrPermissionViolation) && f.denied.Add(1) > 1 {
+	if errors.Is(err, nats.ErrPermissionViolation) && f.denied.Add(1) > maxDenied {
 		return // one for each message; a flood must not fill the log
 	}
 	f.log.Warn("NATS reports an error", "role", role, "err", err)

@@ -133,10 +133,10 @@ func (f *Feed) connect(ctx context.Context, o Options) (err error) {
 	return f.subscribe()
 }
 
-// Publish queues committed events for the subjects of their types and machines,
-// with the archived watermark of now, and tells before them how far the log is
-// committed. It never blocks; an event that finds no room is dropped and counted.
-// The entries' Raw is kept until it is sent.
+// Publish queues committed events, in their order, for the subjects of their types
+// and machines, with the archived watermark of now, and tells before them how far
+// the log is committed. It never blocks; an event that finds no room is dropped
+// and counted. The entries' Raw is kept until it is sent.
 func (f *Feed) Publish(entries []eventlog.Entry, archived eventlog.Seq) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -146,8 +146,8 @@ func (f *Feed) Publish(entries []eventlog.Entry, archived eventlog.Seq) {
 	}
 	// Told with whatever is sent next, so that it is not lost with an event that
 	// finds no room: then others are queued.
-	for i := range entries {
-		f.raise(entries[i].Event.Seq)
+	if n := len(entries); n > 0 {
+		f.raise(entries[n-1].Event.Seq)
 	}
 	for i := range entries {
 		if !f.enqueue(newsOf(&entries[i], archived)) {

@@ -84,7 +84,7 @@ func Standard(duration time.Duration) []Load {
 	parts := loads[len(loads)-1]
 	parts.Op, parts.MaxOps = OpRange, 200_000
 	small, large := loads[0], loads[len(loads)-3]
-	large.MaxOps = 160 * int(max(duration/time.Second, 1)) // more than any peer stores
+	large.MaxOps = 200 * int(max(duration/time.Second, 1)) // in four thirds of the time: more than any peer stores
 	small.Beside = &large
 	return append(loads, parts, small,
 		Load{Op: OpList, Size: 1 << 10, Clients: 4, Lock: true, Duration: duration, MaxOps: 100_000, Stored: 5000},
@@ -211,7 +211,7 @@ func measure(ctx context.Context, plan Plan, load Load) (row Row, err error) {
 		if part.Ops+part.Errors > 0 {
 			row.Results[i].add(part)
 			part.finish()
-			row.turns = append(row.turns, turned{peer.Name, part})
+			row.turns = append(row.turns, turned{peer.Name, part, err == nil})
 		}
 		if err != nil {
 			return row, fmt.Errorf("measure %q with %s: %w", load, peer.Name, err)

@@ -443,11 +443,13 @@ func TestALoadBesideAnother(t *testing.T) {
 	}
 }
 
-// Turns are told apart for benchstat; those with errors are no measurement.
+// Turns are told apart for benchstat; those with errors, or ended by one, are no
+// measurement.
 func TestTurnsAreWrittenForBenchstat(t *testing.T) {
 	report := Report{Version: "v1", Rows: []Row{{Name: "put 1KiB @32, no lock", turns: []turned{
-		{"on MinIO", Result{Ops: 200, Elapsed: 100 * time.Millisecond, P50: 5, P99: 7, PeakRSS: 9}},
-		{"on MinIO", Result{Ops: 200, Errors: 1, Elapsed: 100 * time.Millisecond}},
+		{"on MinIO", Result{Ops: 200, Elapsed: 100 * time.Millisecond, P50: 5, P99: 7, PeakRSS: 9}, true},
+		{"on MinIO", Result{Ops: 200, Errors: 1, Elapsed: 100 * time.Millisecond}, true},
+		{"on MinIO", Result{Ops: 100, Elapsed: 50 * time.Millisecond}, false},
 	}}}}
 	var lines bytes.Buffer
 	if err := report.WriteBenchstat(&lines); err != nil {
@@ -455,7 +457,8 @@ func TestTurnsAreWrittenForBenchstat(t *testing.T) {
 	}
 	head := fmt.Sprintf("goos: %s\ngoarch: %s\ncores: %d\nversion: v1\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	want := head + "BenchmarkServe/load=put-1KiB-@32-no-lock/peer=on-MinIO 200 500000 ns/op 2000.0 ops/s 5 p50-ns 7 p99-ns 9 peak-bytes\n" +
-		"# put 1KiB @32, no lock, on MinIO: 200 operations, 1 errors\n"
+		"# put 1KiB @32, no lock, on MinIO: 200 operations, 1 errors\n" +
+		"# put 1KiB @32, no lock, on MinIO: 100 operations, 0 errors, cut short\n"
 	if lines.String() != want {
 		t.Errorf("%q, want %q", lines.String(), want)
 	}

@@ -86,15 +86,15 @@ func (d *driver) measureBeside(ctx context.Context, instance *Instance) (Result,
 		result.Errors += full.Errors
 		result.FirstError = cmp.Or(full.FirstError, result.FirstError)
 	}
-	beside := <-ended
+	beside, done := <-ended, result.Ops+result.Errors
 	result.Errors += beside.Errors
 	result.FirstError = cmp.Or(result.FirstError, beside.FirstError)
 	switch {
 	case ctx.Err() != nil || full.Ops == 0:
 		return result, ctx.Err()
-	case result.Ops+result.Errors == 0:
+	case done == full.Errors:
 		return result, fmt.Errorf("%d operations were not enough for %s", most, duration)
-	case beside.Elapsed < full.Elapsed+result.Elapsed/2:
+	case beside.Elapsed < full.Elapsed+result.Elapsed*9/10:
 		return result, fmt.Errorf("%s ended after %s of %s", d.load.Beside, beside.Elapsed, full.Elapsed+result.Elapsed)
 	}
 	return result, nil

@@ -33,6 +33,7 @@ type Row struct {
 type turned struct {
 	peer   string
 	result Result
+	whole  bool // no error ended it
 }
 
 // Result is what one peer did of one load, all rounds together.
@@ -130,8 +131,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 
 // WriteBenchstat writes a line for each turn in the format of Go's benchmarks
 // (https://go.dev/design/14313-benchmark-format), for benchstat to compare two
-// runs. A turn with errors is no measurement: a line that benchstat passes over
-// says that it was one.
+// runs. A turn with errors, or ended by one, is no measurement: a line that
+// benchstat passes over says that it was one.
 func (r *Report) WriteBenchstat(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "goos: %s\ngoarch: %s\ncores: %d\nversion: %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), r.Version)
 	if err != nil {
@@ -145,8 +146,12 @@ func (r *Report) WriteBenchstat(w io.Writer) error {
 		}
 		for _, t := range row.turns {
 			result := &t.result
-			if result.Errors > 0 || result.Ops == 0 {
-				if _, err := fmt.Fprintf(w, "# %s, %s: %d operations, %d errors\n", row.Name, t.peer, result.Ops, result.Errors); err != nil {
+			if result.Errors > 0 || result.Ops == 0 || !t.whole {
+				cut := ""
+				if !t.whole {
+					cut = ", cut short"
+				}
+				if _, err := fmt.Fprintf(w, "# %s, %s: %d operations, %d errors%s\n", row.Name, t.peer, result.Ops, result.Errors, cut); err != nil {
 					return fmt.Errorf("write for benchstat: %w", err)
 				}
 				continue

@@ -42,7 +42,7 @@ bench-restic *args:
 bench-recovery *args:
     go run ./internal/testkit/servers && go run ./cmd/strandline bench recover --events 10000000 --machines 50 --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
 
-# a server that holds many blocks, and cold reads from MinIO: just bench-scale --events 100000000 --machines 50
+# a server that holds many blocks, and cold reads from MinIO: just bench-scale --events 122000000 --machines 50
 bench-scale *args:
     go run ./internal/testkit/servers && go run ./cmd/strandline bench scale --minio "$(go run ./internal/testkit/servers path minio)" {{args}}
 

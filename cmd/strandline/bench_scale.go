@@ -52,7 +52,7 @@ meanwhile.
 
 The parts requests and cold need --minio, and memory uses it.`,
 		Example: "  strandline bench scale --minio /usr/local/bin/minio\n" +
-			"  strandline bench scale --events 100000000 --machines 50 --blocks 1000000 --minio /usr/local/bin/minio --dir /mnt/disk\n" +
+			"  strandline bench scale --events 122000000 --machines 50 --blocks 1000000 --minio /usr/local/bin/minio --dir /mnt/disk\n" +
 			"  strandline bench scale --only 'list|views' --names 100000 --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			parts, err := b.parts()

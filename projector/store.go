@@ -41,8 +41,7 @@ const (
 // A Store is an ordered map from keys to values. One goroutine writes; any
 // number read at the same time.
 type Store interface {
-	// Get appends the value of key, which is not empty, to into; false when there
-	// is none.
+	// Get appends the value of key to into; false when there is none.
 	Get(into, key []byte) ([]byte, bool, error)
 	// NewBatch returns an empty batch, which the store's writer may use again
 	// and again.

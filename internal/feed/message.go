@@ -34,7 +34,6 @@ const (
 //	body     the seq, as a plain integer
 //
 // It is what wakes this server's own views.
-
 const (
 	subjectRoot   = "strandline."
 	committedRoot = "strandline-committed."

@@ -138,7 +138,7 @@ func TestALookupIsTheStoreAsItWas(t *testing.T) {
 	defer closed(t, lookup)
 	set(t, store, "a", "6", "d", "7")
 	for range 2 {
-		for key, want := range map[string]string{"a": "4", "ab": "2", "b": "3", "c": "5", "d": "", "aa": ""} {
+		for key, want := range map[string]string{"a": "4", "ab": "2", "b": "3", "c": "5", "d": "", "aa": "", "": ""} {
 			got, found, err := lookup.Get([]byte("into:"), []byte(key))
 			if err != nil || found != (want != "") || string(got) != "into:"+want {
 				t.Errorf("%q: %q %v %v, want %q", key, got, found, err, want)

@@ -226,11 +226,19 @@ func (l *lookup) Get(into, key []byte) ([]byte, bool, error) {
 		l.it.SetBounds(nil, nil)
 		l.bounded = false
 	}
-	if !l.it.SeekPrefixGE(key) { // a key is its own prefix
+	if !l.seek(key) {
 		return into, false, l.failed(l.it.Error())
 	}
 	value, err := l.it.ValueAndErr()
 	return append(into, value...), err == nil, l.failed(err)
+}
+
+// seek goes to the row of key, if there is one.
+func (l *lookup) seek(key []byte) bool {
+	if len(key) == 0 { // has no first byte, which Pebble looks at under the race detector
+		return l.it.First() && len(l.it.Key()) == 0
+	}
+	return l.it.SeekPrefixGE(key) // a key is its own prefix
 }
 
 func (l *lookup) failed(err error) error {

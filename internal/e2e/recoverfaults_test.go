@@ -8,8 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -56,12 +56,22 @@ func (l *lost) serves() {
 	s.kill()
 }
 
-// through is a world in which the lost server's archive is behind a door with
-// faults.
-func (l *lost) through(t *testing.T, faults ...fault) *world {
+// through is a world in which the lost server's archive is behind a proxy with
+// faults. Whoever comes there is not to write.
+func (l *lost) through(t *testing.T, faults ...testkit.Rule) (*world, []*testkit.Active) {
 	t.Helper()
-	endpoint := faultyDoor(t, l.store.Endpoint, faults...)
-	return &world{t: t, dir: t.TempDir(), archive: strings.Replace(l.archive, l.store.Endpoint, endpoint, 1), env: l.env}
+	proxy := testkit.NewProxy(t, l.store.Endpoint, testkit.Rule{
+		When: func(r testkit.Request) bool { return r.Op == testkit.Put || r.Op == testkit.Delete },
+		Do: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			t.Errorf("%s %s came to the store", r.Method, r.URL)
+			testkit.Forbidden(w, r, next)
+		},
+	})
+	var active []*testkit.Active
+	for _, rule := range faults {
+		active = append(active, proxy.Add(rule))
+	}
+	return &world{t: t, dir: t.TempDir(), archive: proxy.Through(l.archive), env: l.env}, active
 }
 
 // equals compares a recovered state directory with the lost one.
@@ -89,14 +99,17 @@ func (l *lost) reads(w *world, name string) {
 	s.endsCleanly()
 }
 
-// allFaults are all together, the store's stop a short one.
-func allFaults(kind string, nth int64) []fault {
-	return []fault{stops(kind, nth, time.Second), waits(50 * time.Millisecond), refuses(20), resets(10), ends(10)}
-}
+// The faults that stores and networks have.
+var (
+	refuses = testkit.Rule{Every: 20, Do: testkit.Throttled}
+	waits   = testkit.Rule{Do: testkit.Delay(50 * time.Millisecond)}
+	resets  = testkit.Rule{Every: 10, Do: testkit.Reset}
+	ends    = testkit.Rule{Every: 10, Do: testkit.EndEarly}
+)
 
 // A recovery through the faults that stores and networks have comes to the
 // lost server's views, from the first event as well as from a checkpoint, and
-// writes nothing: the door would not let it.
+// writes nothing: the proxy would not let it.
 func TestARecoveryFromARealStoreGetsThroughItsFaults(t *testing.T) {
 	t.Parallel()
 	l := newLost(t, "80000", "740") // two runs with index objects, and many objects in none
@@ -109,22 +122,25 @@ func TestARecoveryFromARealStoreGetsThroughItsFaults(t *testing.T) {
 		"from the first event": {[]string{"--full"}, "log", 100},
 		"from a checkpoint":    {nil, "checkpoint", 10},
 	} {
-		for name, faults := range map[string][]fault{
-			"503 to one request in twenty": {refuses(20)},
-			"50 ms before every answer":    {waits(50 * time.Millisecond)},
-			"transfers that are reset":     {resets(10)},
-			"transfers that end early":     {ends(10)},
-			"a store that stops for 20 s":  {stops(how.kind, how.nth, 20*time.Second)},
-			"all at once":                  allFaults(how.kind, how.nth),
+		for name, tc := range map[string]struct {
+			stop   *standstill
+			faults []testkit.Rule
+		}{
+			"503 to one request in twenty": {nil, []testkit.Rule{refuses}},
+			"50 ms before every answer":    {nil, []testkit.Rule{waits}},
+			"transfers that are reset":     {nil, []testkit.Rule{resets}},
+			"transfers that end early":     {nil, []testkit.Rule{ends}},
+			"a store that stops for 20 s":  {stops(how.kind, how.nth, 20*time.Second), nil},
+			"all at once":                  {stops(how.kind, how.nth, time.Second), []testkit.Rule{waits, refuses, resets, ends}},
 		} {
 			t.Run(way+", "+name, func(t *testing.T) {
 				t.Parallel()
-				w := l.through(t, faults...)
+				w, active := l.through(t, tc.stop.before(tc.faults)...)
 				r := w.recover("b", 1, how.flags...)
 				if full := how.flags != nil; (r.Checkpoint == nil) != full || len(r.Fallbacks) > 0 {
 					t.Errorf("it began from %+v after %+v", r.Checkpoint, r.Fallbacks)
 				}
-				checkFaults(t, faults)
+				checkFaults(t, active, tc.stop)
 				l.equals(w, "b")
 				l.reads(w, "b")
 			})
@@ -133,20 +149,21 @@ func TestARecoveryFromARealStoreGetsThroughItsFaults(t *testing.T) {
 }
 
 // checkFaults makes sure that each fault was there, and that a stop was over.
-func checkFaults(t *testing.T, faults []fault) {
+func checkFaults(t *testing.T, faults []*testkit.Active, stop *standstill) {
 	t.Helper()
-	for _, f := range faults {
-		t.Logf("%T: %d times", f, f.count())
-		if f.count() == 0 {
-			t.Errorf("%T: nothing met it", f)
+	for i, f := range faults {
+		t.Logf("fault %d: %d times", i, f.Count())
+		if f.Count() == 0 {
+			t.Errorf("fault %d: nothing met it", i)
 		}
-		if stop, ok := f.(*standstill); ok {
-			select {
-			case <-stop.again:
-			default:
-				t.Error("the recovery ended while the store stood still")
-			}
-		}
+	}
+	if stop == nil {
+		return
+	}
+	select {
+	case <-stop.again:
+	default:
+		t.Error("the recovery ended while the store stood still, or before")
 	}
 }
 
@@ -156,8 +173,8 @@ func TestARecoveryThroughFaultsKeepsToItsMemory(t *testing.T) {
 	t.Parallel()
 	const most = 260 << 20 // the limit is of what Go manages; text, Pebble's cache and stacks come on top
 	l := newLost(t, "700000", "300")
-	faults := allFaults("log", 20)
-	w := l.through(t, faults...)
+	stop := stops("log", 20, time.Second)
+	w, active := l.through(t, stop.before([]testkit.Rule{waits, refuses, resets, ends})...)
 	w.env = append(slices.Clone(w.env), "GOGC=off", "GOMEMLIMIT=150MiB")
 	r := w.recover("b", 1)
 	t.Logf("%d events, at most %d MiB", r.Events, r.Peak>>20)
@@ -167,6 +184,6 @@ func TestARecoveryThroughFaultsKeepsToItsMemory(t *testing.T) {
 	if r.Peak > most {
 		t.Errorf("it took %d MiB, want at most %d", r.Peak>>20, most>>20)
 	}
-	checkFaults(t, faults)
+	checkFaults(t, active, stop)
 	l.equals(w, "b")
 }

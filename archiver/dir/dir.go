@@ -38,7 +38,8 @@ type Bucket struct {
 	failed atomic.Bool // a directory would not sync: nothing is sure any more
 	named  sync.Map    // directories below root, by path, whose names are known to be durable
 
-	syncName func(path string) error // syncName, but for tests
+	link     func(source, path string) error // os.Link, but for tests
+	syncName func(path string) error         // syncName, but for tests
 }
 
 // Create makes the directory that spec ("dir:PATH") names, if it is missing,
@@ -71,7 +72,7 @@ func Open(spec string) (*Bucket, error) {
 	if !opened.IsDir() {
 		return nil, fmt.Errorf("open archive %s: not a directory", spec)
 	}
-	return &Bucket{root: root, opened: opened, syncName: syncName}, nil
+	return &Bucket{root: root, opened: opened, link: os.Link, syncName: syncName}, nil
 }
 
 func parse(spec string) (string, error) {
@@ -137,35 +138,57 @@ func (b *Bucket) put(path string, body archiver.Body) error {
 	}
 }
 
+// putOnce links the body's own file into place. What cannot share its file with
+// the archive is copied into it first, once: a copy that cannot be linked either
+// is an error.
 func (b *Bucket) putOnce(path string, body archiver.Body) error {
 	if err := b.ensure(filepath.Dir(path)); err != nil {
 		return err
 	}
-	source, err := b.fileOf(filepath.Dir(path), body)
+	if body.Path != "" {
+		if err := syncBody(body); err != nil {
+			return err
+		}
+		if err := b.linkTo(path, body.Path); !cannotShare(err) {
+			return err
+		}
+	}
+	copied, err := writeTemp(filepath.Dir(path), body)
 	if err != nil {
 		return err
 	}
-	if source != body.Path {
-		defer os.Remove(source) // a stray temporary file harms nothing
-	}
-	// The commit point: a crash before the link leaves the object absent,
-	// after it whole, and after the directory's fsync durable.
-	err = os.Link(source, path)
-	if errors.Is(err, fs.ErrExist) {
-		// Somebody may have linked it and not synced it: whoever finds these
-		// bytes equal to its own relies on them.
-		if err := b.sync(path); err != nil {
-			return err
-		}
-		return archiver.ErrExists
-	}
-	if isCrossDevice(err) && source == body.Path {
-		return b.putCopy(path, body)
-	}
-	if err != nil {
+	defer os.Remove(copied) // a stray temporary file harms nothing
+	err = b.linkTo(path, copied)
+	if cannotShare(err) {
 		return fmt.Errorf("%w (an archive needs a file system with hard links)", err)
 	}
-	return b.sync(path)
+	return err
+}
+
+// linkTo makes the synced file source the object at path, unless there is one.
+func (b *Bucket) linkTo(path, source string) error {
+	// The commit point: a crash before the link leaves the object absent,
+	// after it whole, and after the directory's fsync durable.
+	err := b.link(source, path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Somebody else may have linked it and not synced it: whoever finds these
+	// bytes equal to its own relies on them.
+	if syncErr := b.sync(path); syncErr != nil {
+		return syncErr
+	}
+	if err != nil {
+		return archiver.ErrExists
+	}
+	return nil
+}
+
+// cannotShare reports whether a link failed because the two names cannot share
+// a file: other file systems, or mounts of the same one, or too many names.
+func cannotShare(err error) bool {
+	var link *os.LinkError // of link(2), not of a sync after it
+	return errors.As(err, &link) && (errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EMLINK))
 }
 
 // ensure makes dir, unless it is there, and makes its name durable, and those
@@ -187,36 +210,16 @@ func (b *Bucket) ensure(dir string) error {
 	return nil
 }
 
-// putCopy puts a file that cannot be linked from where it is.
-func (b *Bucket) putCopy(path string, body archiver.Body) error {
-	copied, err := writeTemp(filepath.Dir(path), body)
+// syncBody makes the file of a body durable, which is to be as it says.
+func syncBody(body archiver.Body) error {
+	info, err := os.Stat(body.Path)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(copied) // a stray temporary file harms nothing
-	return b.put(path, archiver.Body{Path: copied, Size: body.Size, Checksum: body.Checksum})
-}
-
-// isCrossDevice reports whether a link failed because the two names cannot
-// share a file: other file systems, or mounts of the same one.
-func isCrossDevice(err error) bool {
-	return errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EMLINK)
-}
-
-// fileOf returns the path of a synced file with the body's bytes: its own, or
-// a temporary one in dir.
-func (b *Bucket) fileOf(dir string, body archiver.Body) (string, error) {
-	if body.Path == "" {
-		return writeTemp(dir, body)
-	}
-	info, err := os.Stat(body.Path)
-	if err != nil {
-		return "", err
-	}
 	if !info.Mode().IsRegular() || info.Size() != body.Size {
-		return "", fmt.Errorf("%s is %d bytes long, want %d", body.Path, info.Size(), body.Size)
+		return fmt.Errorf("%s is %d bytes long, want %d", body.Path, info.Size(), body.Size)
 	}
-	return body.Path, durable.SyncFile(body.Path)
+	return durable.SyncFile(body.Path)
 }
 
 // writeTemp copies the body into a synced temporary file in dir, checking

@@ -5,6 +5,7 @@ package projector
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -39,13 +40,18 @@ func (v *BlockView) Live(machine eventlog.Seq, kind eventlog.Kind, name []byte) 
 // Latest returns the block as it is, or, when it is not live, as it was
 // before it was deleted last.
 func (v *BlockView) Latest(machine eventlog.Seq, kind eventlog.Kind, name []byte) (BlockRow, bool, error) {
-	return v.pick(machine, kind, name, func(BlockRow) bool { return true })
+	return v.lastStored(machine, kind, name, AnySeq)
 }
 
 // AsOf returns the block as it was right after the event seq, which must not
-// lie above Position.
+// lie above Position. The lives of a block do not overlap: only the last one
+// that began by then can have been live.
 func (v *BlockView) AsOf(machine eventlog.Seq, kind eventlog.Kind, name []byte, seq eventlog.Seq) (BlockRow, bool, error) {
-	return v.pick(machine, kind, name, func(row BlockRow) bool { return row.liveAt(seq) })
+	row, found, err := v.lastStored(machine, kind, name, seq)
+	if err != nil || !found || !row.liveAt(seq) {
+		return BlockRow{}, false, err
+	}
+	return row, true, nil
 }
 
 // Placement returns where the payload of row lies: where its own event
@@ -54,7 +60,7 @@ func (v *BlockView) Placement(row BlockRow) (eventlog.Placement, error) {
 	at := row
 	for at.Own.Ordinal == 0 && at.Reuses != 0 {
 		earlier := at.Reuses
-		found, ok, err := v.pick(row.Machine, row.Kind, row.Name, func(r BlockRow) bool { return r.Stored == earlier })
+		found, ok, err := v.deleted(row.Machine, row.Kind, row.Name, earlier)
 		if err != nil {
 			return eventlog.Placement{}, err
 		}
@@ -76,57 +82,68 @@ func (r *BlockRow) liveAt(seq eventlog.Seq) bool {
 	return r.Stored <= seq && (r.Deleted == 0 || seq < r.Deleted)
 }
 
-// pick returns the latest row of a block, live or history, that fits.
-func (v *BlockView) pick(machine eventlog.Seq, kind eventlog.Kind, name []byte, fits func(BlockRow) bool) (BlockRow, bool, error) {
-	var best BlockRow
-	err := v.inLookup(func(snapshot Snapshot) error {
-		key := appendBlockKey(nil, machine, kind, name)
-		raw, found, err := snapshot.Get(nil, append([]byte{blocks.ID}, key...))
-		if err != nil || !found {
-			return errors.Join(err, pickHistory(snapshot, key, fits, &best))
-		}
-		block, err := decodeBlock(key, raw)
-		if err != nil || fits(block) {
-			best = block
+// lastStored returns the row of a block that was stored last, not later than
+// by the event most: the live one, or one of its history. It reads as few rows
+// of a block that was stored and deleted a hundred thousand times as of one
+// that never was.
+func (v *BlockView) lastStored(machine eventlog.Seq, kind eventlog.Kind, name []byte, most eventlog.Seq) (row BlockRow, found bool, err error) {
+	key := appendBlockKey(nil, machine, kind, name)
+	err = v.inLookup(func(snapshot Snapshot) error {
+		raw, live, err := snapshot.Get(nil, append([]byte{blocks.ID}, key...))
+		if err != nil {
 			return err
 		}
-		return pickHistory(snapshot, key, fits, &best)
+		if live {
+			row, err = decodeBlock(false, key, raw)
+			found = err == nil && row.Stored <= most
+		}
+		if err == nil && !found {
+			row, found, err = lastHistory(snapshot, key, most)
+		}
+		return err
 	})
-	return best, best.Stored != 0 && err == nil, v.wrap(err, machine, kind, name)
+	return row, found, v.wrap(err, machine, kind, name)
 }
 
-func decodeBlock(key, raw []byte) (BlockRow, error) {
-	row, err := makeRow(blocks, false, key, raw)
+// deleted returns the history row that the event stored wrote, if there is one.
+func (v *BlockView) deleted(machine eventlog.Seq, kind eventlog.Kind, name []byte, stored eventlog.Seq) (BlockRow, bool, error) {
+	key := binary.BigEndian.AppendUint64(appendBlockKey(nil, machine, kind, name), uint64(stored))
+	row, found, err := v.rowAt(blocks, true, key)
+	if err != nil || !found {
+		return BlockRow{}, false, v.wrap(err, machine, kind, name)
+	}
+	block, err := makeBlockRow(row)
+	return block, err == nil, v.wrap(err, machine, kind, name)
+}
+
+func decodeBlock(history bool, key, raw []byte) (BlockRow, error) {
+	row, err := makeRow(blocks, history, key, raw)
 	if err != nil {
 		return BlockRow{}, err
 	}
 	return makeBlockRow(row)
 }
 
-// pickHistory leaves the latest history row of key that fits in best. Rows of
-// longer names that begin alike lie between; their keys are longer.
-func pickHistory(snapshot Snapshot, key []byte, fits func(BlockRow) bool, best *BlockRow) (err error) {
-	rows, err := openRows(snapshot, blocks, true, key)
+// lastHistory returns the history row of key that was stored last, not later
+// than by the event most. It reads backwards from there. Rows of longer names
+// that begin alike lie between, their keys are longer; but all names that a
+// door gives are of one length.
+func lastHistory(snapshot Snapshot, key []byte, most eventlog.Seq) (row BlockRow, found bool, err error) {
+	of := append([]byte{blocks.historyID()}, key...)
+	upper := binary.BigEndian.AppendUint64(bytes.Clone(of), uint64(most))
+	cursor, err := snapshot.Range(of, append(upper, 0)) // the key of most itself is in it
 	if err != nil {
-		return err
+		return BlockRow{}, false, err
 	}
-	defer func() { err = errors.Join(err, rows.close()) }()
-	for {
-		row, ok, err := rows.next()
-		if err != nil || !ok {
-			return err
-		}
-		if len(row.Key) != len(key) {
+	defer func() { err = errors.Join(err, cursor.Close()) }()
+	for ok := cursor.Last(); ok; ok = cursor.Prev() {
+		if len(cursor.Key()) != len(upper) {
 			continue
 		}
-		block, err := makeBlockRow(row)
-		if err != nil {
-			return err
-		}
-		if fits(block) {
-			*best = block.clone()
-		}
+		row, err := decodeBlock(true, cursor.Key()[1:], cursor.Value())
+		return row.clone(), err == nil, err
 	}
+	return BlockRow{}, false, cursor.Err()
 }
 
 // clone returns a copy that shares no memory.

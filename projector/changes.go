@@ -29,6 +29,14 @@ type Table struct {
 
 func (t *Table) historyID() byte { return t.ID | 0x80 }
 
+// id is the first byte of the table's live keys, or of those of its history.
+func (t *Table) id(history bool) byte {
+	if history {
+		return t.historyID()
+	}
+	return t.ID
+}
+
 // AnySeq as the seq that Remove or Replace wants accepts a live row of any.
 const AnySeq = ^eventlog.Seq(0)
 

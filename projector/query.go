@@ -26,17 +26,20 @@ func (v *View) enter() error {
 func (v *View) leave() { v.readers.Done() }
 
 // row returns the live row of key, false when there is none.
-func (v *View) row(table *Table, key []byte) (Row, bool, error) {
+func (v *View) row(table *Table, key []byte) (Row, bool, error) { return v.rowAt(table, false, key) }
+
+// rowAt returns the row of key: a live one, or one of history.
+func (v *View) rowAt(table *Table, history bool, key []byte) (Row, bool, error) {
 	if err := v.enter(); err != nil {
 		return Row{}, false, err
 	}
 	defer v.leave()
 	var buf [128]byte
-	raw, found, err := v.store.Get(nil, append(append(buf[:0], table.ID), key...))
+	raw, found, err := v.store.Get(nil, append(append(buf[:0], table.id(history)), key...))
 	if err != nil || !found {
 		return Row{}, false, err
 	}
-	row, err := makeRow(table, false, key, raw)
+	row, err := makeRow(table, history, key, raw)
 	return row, err == nil, err
 }
 
@@ -145,11 +148,7 @@ type rowCursor struct {
 }
 
 func openRows(snapshot Snapshot, table *Table, history bool, prefix []byte) (*rowCursor, error) {
-	id := table.ID
-	if history {
-		id = table.historyID()
-	}
-	lower := append([]byte{id}, prefix...)
+	lower := append([]byte{table.id(history)}, prefix...)
 	cursor, err := snapshot.Range(lower, successor(lower))
 	if err != nil {
 		return nil, err

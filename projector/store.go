@@ -97,12 +97,16 @@ type Snapshot interface {
 	Close() error
 }
 
-// Cursor walks keys in order. Key and Value are valid until the next Next.
+// Cursor walks keys in order: upwards by Next, or downwards by Last and then
+// Prev. Key and Value are valid until the next step.
 type Cursor interface {
 	Next() bool
+	// Last goes to the highest key of the range, at the cost of one step.
+	Last() bool
+	Prev() bool
 	Key() []byte
 	Value() []byte
-	// Err says why Next returned false; nil at the end of the range.
+	// Err says why a step returned false; nil at the end of the range.
 	Err() error
 	Close() error
 }

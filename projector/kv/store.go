@@ -283,6 +283,11 @@ func (c *cursor) Next() bool {
 	return c.Iterator.Next()
 }
 
+func (c *cursor) Last() bool {
+	c.started = true
+	return c.Iterator.Last()
+}
+
 func (c *cursor) Err() error {
 	if err := c.Error(); err != nil {
 		return fmt.Errorf("read rows of %s: %w", c.dir, err)

@@ -149,9 +149,9 @@ func (h *History) Store(id eventlog.Seq, kind eventlog.Kind, name []byte, length
 	e := eventlog.Event{Type: eventlog.BlockStored, Account: m.owner, Machine: id, Kind: kind, Block: name,
 		Length: length, Checksum: eventlog.Checksum(name) + uint32(length), Actor: "user:x"}
 	brought := eventlog.Seq(0)
-	for i := range m.deleted {
+	for i := 0; reuse && i < len(m.deleted); i++ {
 		old := &m.deleted[i]
-		if reuse && old.Event.Kind == kind && string(old.Event.Block) == string(name) {
+		if old.Event.Kind == kind && string(old.Event.Block) == string(name) {
 			e.Length, e.Checksum, e.Reuses, brought = old.Event.Length, old.Event.Checksum, old.Event.Seq, old.Brought
 		}
 	}

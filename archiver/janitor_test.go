@@ -3,6 +3,7 @@
 package archiver_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -63,7 +64,16 @@ func TestTheJanitorLeavesWhatIsYoungOrNotSeenInTheArchive(t *testing.T) {
 		"gone":            func(w *world, _ *server, key string) { w.bucket.Remove(key) },
 		"damaged":         func(w *world, _ *server, key string) { flipEnd(w.bucket, key) },
 		"of another size": func(w *world, _ *server, key string) { w.bucket.Set(key, []byte("short")) },
-		"no answer":       func(_ *world, s *server, _ string) { s.bucket.Set(failing(buckettest.Get, archiver.LogPrefix)) },
+		"closed at another time": func(w *world, _ *server, key string) {
+			another(w, key, func(_ []byte, t *eventlog.Trailer) { t.ClosedAt++ })
+		},
+		"with another payload": func(w *world, _ *server, key string) {
+			another(w, key, func(data []byte, t *eventlog.Trailer) {
+				data[t.FooterOffset-1]++
+				t.PayloadSum = eventlog.Checksum(data[:t.FooterOffset])
+			})
+		},
+		"no answer": func(_ *world, s *server, _ string) { s.bucket.Set(failing(buckettest.Get, archiver.LogPrefix)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
@@ -85,6 +95,18 @@ func TestTheJanitorLeavesWhatIsYoungOrNotSeenInTheArchive(t *testing.T) {
 func flipEnd(b *buckettest.Memory, key string) {
 	data, _ := b.Get(key)
 	b.Flip(key, (len(data)-200)*8)
+}
+
+// another puts a whole object in the place of one: of its size, and with a
+// trailer that fits it.
+func another(w *world, key string, change func(data []byte, t *eventlog.Trailer)) {
+	data, _ := w.bucket.Get(key)
+	data = bytes.Clone(data)
+	end := len(data) - eventlog.TrailerSize
+	trailer, err := eventlog.DecodeTrailer(data[end:])
+	w.must(err)
+	change(data, trailer)
+	w.bucket.Set(key, eventlog.AppendTrailer(data[:end], trailer))
 }
 
 // unarchived is a log of which nothing is archived.

@@ -148,6 +148,33 @@ func TestOrdinalsMissingBetweenArchiveAndWALAreNamed(t *testing.T) {
 	}
 }
 
+// The first event of an epoch follows whatever came before it: here only the
+// ordinals tell that something is missing.
+func TestAMissingEndOfAnEpochBetweenArchiveAndWALIsNamed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := killed(w)
+		s.bucket.Set(failing(buckettest.Put, archiver.LogPrefix))
+		w.must(s.start(false)) // its epoch_started waits behind the tail
+		started := s.log.Local()[len(s.log.Local())-1]
+		s.kill()
+		missing := started.Ordinal - 1
+		for _, path := range s.generations() {
+			if filepath.Base(path) < fmt.Sprintf("%016d.", started.Ordinal) {
+				w.must(os.RemoveAll(path))
+			}
+		}
+		before := w.bucket.Keys()
+		err := s.start(false)
+		var hole *archiver.HoleError
+		if !errors.As(err, &hole) || hole.Last != missing {
+			t.Errorf("without ordinal %d, the last of its epoch, the start ended with %v", missing, err)
+		}
+		if !slices.Equal(before, w.bucket.Keys()) || len(s.aside()) != 0 {
+			t.Error("a refused start has changed something")
+		}
+	})
+}
+
 func TestDamageThatTheArchiveDoesNotCoverIsRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
 		s := w.first()

@@ -70,6 +70,33 @@ func TestAnAnswerThatWaitsForTheArchiveNeverHangs(t *testing.T) {
 	}
 }
 
+// An answer comes with the generation that holds its event, not with the one
+// before it and not with the one after it.
+func TestAnAnswerComesWithTheGenerationOfItsEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newState(t).open(func(o *Options) { o.MaxEvents = 2 })
+		last := appendNotes(t, l, 6)
+		eventuallyClosed(t, l, 3)
+		var answered [7]bool // by counter; read when all wait
+		for counter := uint32(1); counter <= last.Counter(); counter++ {
+			go func() {
+				must(t, l.WaitArchived(t.Context(), MakeSeq(1, counter)))
+				answered[counter] = true
+			}()
+		}
+		for i, g := range l.Local() {
+			l.MarkArchived(g, time.Millisecond)
+			synctest.Wait()
+			for counter := 1; counter <= 6; counter++ {
+				if want := counter <= 2*(i+1); answered[counter] != want {
+					t.Errorf("with %d generations archived, the answer for event %d has come: %v", i+1, counter, !want)
+				}
+			}
+		}
+		must(t, l.Close(false))
+	})
+}
+
 func TestManyAnswersThatWaitShareObjects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newState(t).open(nil)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/strandline-project/strandline/internal/durable"
 )
 
 // WAL is what earlier processes left in a state directory's wal folder. It is
@@ -19,7 +21,9 @@ type WAL struct {
 	aside string // where superseded and cut generations go, as evidence
 	logID ID
 
-	create files // createFiles, or a test's
+	create files                        // createFiles, or a test's
+	sync   func(path string) error      // durable.SyncFile, likewise
+	rename func(old, path string) error // durable.Rename, likewise
 
 	gens    []*Generation // ascending, one for each ordinal, closed or with events
 	tails   map[*Generation]*tail
@@ -75,7 +79,10 @@ const maxTorn = 64 << 20
 // ignored. Damage is no error here, see Damage: where it lies, the archive may
 // have the events. An error means that the folder is not a WAL of this log.
 func ReadWAL(dir, aside string, logID ID, bounds Bounds) (*WAL, error) {
-	w := &WAL{dir: dir, aside: aside, logID: logID, create: createFiles, tails: map[*Generation]*tail{}, copies: bounds.Archived}
+	w := &WAL{
+		dir: dir, aside: aside, logID: logID, tails: map[*Generation]*tail{}, copies: bounds.Archived,
+		create: createFiles, sync: durable.SyncFile, rename: durable.Rename,
+	}
 	byOrdinal, err := w.scan()
 	if err != nil {
 		return nil, err

@@ -91,7 +91,7 @@ func (w *WAL) moveAside(g *Generation) error {
 			}
 			continue
 		}
-		if err := durable.Rename(g.dir, target); err != nil {
+		if err := w.rename(g.dir, target); err != nil {
 			return fmt.Errorf("setting %s aside: %w", g, err)
 		}
 		w.torn = slices.DeleteFunc(w.torn, func(other *Generation) bool { return other.dir == g.dir })
@@ -167,7 +167,7 @@ func (w *WAL) CloseTail(now time.Time) error {
 			continue // the archive has it
 		}
 		if t == nil {
-			if err := resync(g); err != nil {
+			if err := w.resync(g); err != nil {
 				return err
 			}
 			continue
@@ -194,10 +194,13 @@ func (w *WAL) CloseTail(now time.Time) error {
 	return w.removeLeftovers()
 }
 
-// resync syncs a closed generation that an earlier process wrote.
-func resync(g *Generation) error {
-	if err := errors.Join(durable.SyncFile(g.Path()), durable.SyncDir(g.dir), durable.SyncDir(filepath.Dir(g.dir))); err != nil {
-		return fmt.Errorf("syncing %s again: %w", g, err)
+// resync syncs a closed generation that an earlier process wrote: its object,
+// and the names that lead to it.
+func (w *WAL) resync(g *Generation) error {
+	for _, path := range []string{g.Path(), g.dir, w.dir} {
+		if err := w.sync(path); err != nil {
+			return fmt.Errorf("syncing %s again: %w", g, err)
+		}
 	}
 	return nil
 }

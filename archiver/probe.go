@@ -34,6 +34,9 @@ func (r Report) OK() bool {
 	return !slices.ContainsFunc(r.Checks, func(c ProbeCheck) bool { return c.Required && c.Err != nil })
 }
 
+// neverReplaces is what everything rests on.
+const neverReplaces = "a put never replaces an object"
+
 const (
 	probePrefix  = "probe/"
 	probeKeys    = 16
@@ -49,7 +52,12 @@ func Probe(ctx context.Context, bucket Bucket) (Report, error) {
 	started := time.Now()
 	p := &probe{bucket: bucket, prefix: probePrefix + rand.Text() + "/"}
 	report := Report{Bucket: bucket.String()}
-	if err := p.put(ctx, "reach", []byte("reach")); err != nil {
+	err := p.put(ctx, "reach", []byte("reach"))
+	if errors.Is(err, ErrUnsupported) {
+		report.Checks = []ProbeCheck{{Name: neverReplaces, Required: true, Err: err}}
+		return report, nil
+	}
+	if err != nil {
 		return report, fmt.Errorf("probe %v: %w", bucket, err)
 	}
 	for _, check := range []struct {
@@ -57,7 +65,7 @@ func Probe(ctx context.Context, bucket Bucket) (Report, error) {
 		required bool
 		try      func(context.Context) error
 	}{
-		{"a put never replaces an object", true, p.neverReplaces},
+		{neverReplaces, true, p.neverReplaces},
 		{"of many puts of one key at once exactly one wins", true, p.oneWinner},
 		{"an object that was put is listed at once, after the keys before it", true, p.listAfterPut},
 		{"any range of an object can be read", true, p.ranges},

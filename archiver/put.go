@@ -78,6 +78,9 @@ func putEqual(ctx context.Context, bucket Bucket, key string, body Body, limit t
 		if errors.Is(err, ErrExists) {
 			err = readBack(ctx, bucket, key, body)
 		}
+		if errors.Is(err, ErrUnsupported) {
+			err = permanent(err)
+		}
 		if err != nil && !errors.As(err, &certain) {
 			failed(err)
 		}

@@ -11,7 +11,8 @@ import (
 // SingleWriter makes a bucket whose store has no put-if-absent usable for one
 // writer: it asks for the key before every put and refuses when it is there.
 // Two writers at the same time are not kept apart; whoever uses it has
-// promised that there is one.
+// promised that there is one. The bucket is to put without a condition, which
+// such a store may refuse (archiver/s3 Unconditional).
 func SingleWriter(bucket Bucket) Bucket { return singleWriter{bucket} }
 
 type singleWriter struct{ Bucket }

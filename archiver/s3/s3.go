@@ -4,7 +4,8 @@
 // only importer of minio-go.
 //
 // Everything rests on "If-None-Match: *": a store that does not honour it
-// cannot hold an archive (archiver.Probe finds out). Two rules keep the
+// cannot hold an archive (archiver.Probe finds out), but for one writer
+// (Unconditional). Two rules keep the
 // answers true. The client never retries, because a retry of a put whose
 // response was lost finds its own object and calls it somebody else's. And an
 // object is absent only when the store says so in its own words: a refusal, a
@@ -39,6 +40,8 @@ type Bucket struct {
 	shown  string // for people
 	clock  *clock
 	close  func()
+
+	unconditional bool // puts have no condition
 }
 
 // Open returns the archive that spec ("s3://BUCKET/PREFIX?endpoint=URL")
@@ -85,6 +88,15 @@ func New(config Config) (*Bucket, error) {
 	return b, nil
 }
 
+// Unconditional returns the same bucket for one writer only: its puts go without
+// "If-None-Match", which some stores refuse, and replace what is there.
+// archiver.SingleWriter asks before it puts.
+func (b *Bucket) Unconditional() *Bucket {
+	plain := *b
+	plain.unconditional = true
+	return &plain
+}
+
 // Close drops idle connections. Calls under way go on.
 func (b *Bucket) Close() error {
 	b.close()
@@ -121,12 +133,14 @@ func (b *Bucket) put(ctx context.Context, key string, body archiver.Body) (err e
 		ContentType:          "application/octet-stream",
 		UserMetadata:         map[string]string{checksumHeader: sum},
 	}
-	options.SetMatchETagExcept("*")
+	if !b.unconditional {
+		options.SetMatchETagExcept("*")
+	}
 	// The commit point: a crash before the store has all of the body leaves
 	// the object absent, after it durable; without the answer nobody knows.
 	info, err := b.core.Client.PutObject(ctx, b.name, b.prefix+key, r, body.Size, options)
 	if err != nil {
-		return translate(err)
+		return b.translatePut(err)
 	}
 	if info.ChecksumCRC32C == sum {
 		return nil
@@ -297,6 +311,21 @@ func translate(err error) error {
 		return fmt.Errorf("%w; set this machine's clock", err)
 	}
 	return err
+}
+
+// notImplemented is how S3 calls a header that a store does not know.
+const notImplemented = "NotImplemented"
+
+// translatePut also finds that a store will never take what it was sent.
+func (b *Bucket) translatePut(err error) error {
+	var response minio.ErrorResponse
+	switch {
+	case !errors.As(err, &response) || response.Code != notImplemented:
+		return translate(err)
+	case b.unconditional:
+		return fmt.Errorf("%w: %w", archiver.ErrUnsupported, err)
+	}
+	return fmt.Errorf("%w: it refuses the condition of a put, If-None-Match: %w", archiver.ErrUnsupported, err)
 }
 
 func isRangeError(err error) bool {

@@ -237,6 +237,44 @@ func TestOnlyTheStoresOwnWordsAreCertain(t *testing.T) {
 	}
 }
 
+func TestAStoreThatRefusesTheConditionIsAskedOnceAndSaysSo(t *testing.T) {
+	var puts, conditions atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		puts.Add(1)
+		w.Header().Set("X-Amz-Request-Id", "1")
+		w.Header().Set("ETag", `"1"`)
+		w.Header().Set("X-Amz-Checksum-Crc32c", r.Header.Get("X-Amz-Checksum-Crc32c"))
+		if r.Header.Get("If-None-Match") != "" {
+			conditions.Add(1)
+			w.WriteHeader(http.StatusNotImplemented)
+			io.WriteString(w, "<Error><Code>NotImplemented</Code><Message>A header implies functionality that is not implemented.</Message></Error>")
+		}
+	}))
+	t.Cleanup(server.Close)
+	b := openSpec(t, "s3://bucket/archive?endpoint="+server.URL, nil)
+	body := archiver.BytesBody([]byte("payload"))
+
+	err := archiver.PutEqual(t.Context(), b, "log/1", body)
+	if !errors.Is(err, archiver.ErrUnsupported) || !strings.Contains(err.Error(), "If-None-Match") || puts.Load() != 1 {
+		t.Errorf("%v after %d puts, want ErrUnsupported after 1", err, puts.Load())
+	}
+	report, err := archiver.Probe(t.Context(), b)
+	if err != nil || report.OK() || len(report.Checks) != 1 || !errors.Is(report.Checks[0].Err, archiver.ErrUnsupported) {
+		t.Errorf("the probe says %+v, %v", report, err)
+	}
+	before := conditions.Load()
+	if err := archiver.PutEqual(t.Context(), b.Unconditional(), "log/1", body); err != nil || conditions.Load() != before {
+		t.Errorf("without a condition: %v, and %d requests had one", err, conditions.Load()-before)
+	}
+}
+
+func TestAPageThatSays501IsNotTheStoresWord(t *testing.T) {
+	b := answer(t, 501, nil, "<html>not here</html>")
+	if err := b.PutIfAbsent(t.Context(), "log/1", archiver.BytesBody(nil)); err == nil || errors.Is(err, archiver.ErrUnsupported) {
+		t.Errorf("a proxy's page gives %v", err)
+	}
+}
+
 // careless is a store that ignores checksums, and flips a bit if told to.
 type careless struct {
 	objects map[string]string

@@ -129,8 +129,8 @@ func (a *app) open(ctx context.Context) (err error) {
 	if a.cfg.Archive != "" && given != state.Archive {
 		return usagef("--archive %s: this state directory's archive is %s; leave --archive out", withoutSecrets(a.cfg.Archive), state.Archive)
 	}
-	bucket := &lazyBucket{spec: state.Archive}
-	a.bucket = archiver.Observed(exclusive(bucket, state.SingleWriter || a.cfg.SingleWriter), a.metrics.ObserveArchive)
+	bucket := &lazyBucket{spec: state.Archive, singleWriter: state.SingleWriter || a.cfg.SingleWriter}
+	a.bucket = archiver.Observed(bucket, a.metrics.ObserveArchive)
 	a.archive = archiver.At(a.bucket, state.LogID)
 	a.archive.SetLogger(a.log)
 	a.reads = archiver.Adaptive(a.bucket, archiver.AdaptiveOptions{})

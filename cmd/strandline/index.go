@@ -49,9 +49,10 @@ type indexWork struct {
 	out    io.Writer
 }
 
-// indexCommand is a command that works on the index objects of --archive.
-func indexCommand(cmd *cobra.Command, run func(context.Context, *indexWork) error) *cobra.Command {
-	load := bindConfig(cmd, "archive")
+// indexCommand is a command that works on the index objects of --archive, and
+// has further settings.
+func indexCommand(cmd *cobra.Command, run func(context.Context, *indexWork) error, settings ...string) *cobra.Command {
+	load := bindConfig(cmd, append(settings, "archive")...)
 	var bounds readBounds
 	bounds.bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -66,7 +67,7 @@ func indexCommand(cmd *cobra.Command, run func(context.Context, *indexWork) erro
 		if err != nil {
 			return err
 		}
-		work := newIndexWork(opened, &bounds, cmd.OutOrStdout())
+		work := newIndexWork(exclusive(opened, cfg.SingleWriter), &bounds, cmd.OutOrStdout())
 		if work.Archive, err = archiver.Open(cmd.Context(), work.bucket); err != nil {
 			return err
 		}
@@ -167,7 +168,7 @@ an object's own metadata is damaged.`,
 		return g.checkRuns(ctx, work, dir, func(ctx context.Context, each func(archiver.RunReport) error) error {
 			return work.RebuildIndex(ctx, dir, 1, each)
 		})
-	})
+	}, "single-writer")
 }
 
 // checkRuns prints what check says of the runs, and ends with what is left to

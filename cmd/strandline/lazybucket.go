@@ -20,7 +20,8 @@ import (
 // cannot be opened now (a disk that is not mounted) is away, not absent, and
 // is opened when it comes back.
 type lazyBucket struct {
-	spec string
+	spec         string
+	singleWriter bool // puts ask before, see exclusive
 
 	mu     sync.Mutex
 	opened archiver.Bucket // owned by mu; nil while it is away
@@ -65,7 +66,7 @@ func (l *lazyBucket) PutIfAbsent(ctx context.Context, key string, body archiver.
 	if err != nil {
 		return err
 	}
-	return b.PutIfAbsent(ctx, key, body)
+	return exclusive(b, l.singleWriter).PutIfAbsent(ctx, key, body)
 }
 
 func (l *lazyBucket) GetRange(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {

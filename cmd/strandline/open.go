@@ -88,7 +88,7 @@ func classify(err error) int {
 		return exitFenced
 	case errors.Is(err, archiver.ErrInUse):
 		return exitInUse
-	case errors.Is(err, archiver.ErrTakeOver):
+	case errors.Is(err, archiver.ErrTakeOver), errors.Is(err, archiver.ErrUnsupported):
 		return exitRefused
 	case errors.Is(err, archiver.ErrHole), errors.Is(err, eventlog.ErrDamaged), errors.Is(err, eventlog.ErrObjectDamaged), errors.As(err, &violation):
 		return exitDamage
@@ -108,10 +108,13 @@ func isErrno(err error) bool {
 }
 
 // exclusive is the bucket as the server uses it: with a question before every
-// put when the operator has promised a single writer.
+// put, and none in it, when the operator has promised a single writer.
 func exclusive(bucket archiver.Bucket, singleWriter bool) archiver.Bucket {
-	if singleWriter {
-		return archiver.SingleWriter(bucket)
+	if !singleWriter {
+		return bucket
 	}
-	return bucket
+	if b, ok := bucket.(*s3.Bucket); ok {
+		bucket = b.Unconditional()
+	}
+	return archiver.SingleWriter(bucket)
 }

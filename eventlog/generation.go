@@ -217,21 +217,41 @@ func (g *Generation) gone() bool {
 
 // acquire returns the payloads for reading, false when the generation's
 // directory is gone. Each success wants a release.
+//
+// No file is opened under mu: a disk that does not answer keeps those waiting
+// who want its bytes, and nobody who asks for the log's state.
 func (g *Generation) acquire() (io.ReaderAt, bool, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.dropped {
+	if payloads, gone := g.hold(nil); gone || payloads != nil {
+		return payloads, !gone, nil
+	}
+	f, err := os.Open(g.Path())
+	if err != nil && g.gone() { // it was dropped just now, so it is archived
 		return nil, false, nil
 	}
-	if g.file == nil {
-		f, err := os.Open(g.Path())
-		if err != nil {
-			return nil, false, fmt.Errorf("opening the payload of %s: %w", g, err)
-		}
-		g.file = f
+	if err != nil {
+		return nil, false, fmt.Errorf("opening the payload of %s: %w", g, err)
 	}
-	g.readers++
-	return g.payloads(g.file), true, nil
+	payloads, gone := g.hold(f)
+	return payloads, !gone, nil
+}
+
+// hold counts one more reader of the open file. opened becomes that file, unless
+// another reader came first. It returns nil when no file is open.
+func (g *Generation) hold(opened *os.File) (payloads io.ReaderAt, gone bool) {
+	g.mu.Lock()
+	file, gone := g.file, g.dropped && opened == nil
+	if file == nil && opened != nil {
+		g.file, file, opened = opened, opened, nil
+	}
+	if file != nil && !gone {
+		g.readers++
+		payloads = g.payloads(file)
+	}
+	g.mu.Unlock()
+	if opened != nil {
+		opened.Close() //nolint:errcheck // read only
+	}
+	return payloads, gone
 }
 
 // payloads is file, with the payloads that frames carry in their places: they
@@ -245,10 +265,13 @@ func (g *Generation) payloads(file io.ReaderAt) io.ReaderAt {
 
 func (g *Generation) release() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	var unused *os.File
 	if g.readers--; g.readers == 0 {
-		g.file.Close() //nolint:errcheck // read only
-		g.file = nil
+		unused, g.file = g.file, nil
+	}
+	g.mu.Unlock()
+	if unused != nil {
+		unused.Close() //nolint:errcheck // read only
 	}
 }
 

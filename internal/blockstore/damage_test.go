@@ -204,3 +204,72 @@ func TestRangesFromHereAndFromTheArchive(t *testing.T) {
 	w.dropLocal()
 	t.Run("archive", check)
 }
+
+// A payload file that is gone, or cannot be opened or read, costs nothing while
+// the archive has it. Before that the answer is an error, at once, and one that
+// may pass is told apart from damage.
+func TestAPayloadFileThatCannotBeOpenedIsReadFromTheArchive(t *testing.T) {
+	content := bytesOf(2, eventlog.ChunkSize+100)
+	r := ref(eventlog.KindData, content)
+	for _, file := range []struct {
+		name  string
+		spoil func(path string) error // the file was moved away
+		lost  bool                    // what was here is known to be gone
+	}{
+		{"gone", func(string) error { return nil }, true},
+		{"not to be opened", func(path string) error { return os.Symlink(path, path) }, false}, // a loop, which stops root, too
+		{"not to be read", func(path string) error { return os.Mkdir(path, 0o700) }, true},
+		{"cut short", func(path string) error { return os.WriteFile(path, nil, 0o600) }, true},
+	} {
+		for _, archived := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, archived %v", file.name, archived), func(t *testing.T) {
+				ack := AckArchived
+				if !archived {
+					ack = AckCommitted
+				}
+				w := newWorld(t, Options{Ack: ack})
+				if !archived {
+					w.away.shut()
+				}
+				must(t, w.put(eventlog.KindData, content))
+				path := w.payloadOf(r)
+				must(t, os.Rename(path, path+".away"))
+				must(t, file.spoil(path))
+				got, err := w.readAll(r, 0, -1)
+				var unavailable *Unavailable
+				switch {
+				case archived:
+					must(t, err)
+					if !bytes.Equal(got, content) {
+						t.Error("the archive's copy is not what came")
+					}
+				case file.lost:
+					wants(t, err, ErrDamaged)
+				case !errors.As(err, &unavailable):
+					t.Errorf("reading gives %v, want that a retry may succeed", err)
+				}
+				must(t, os.RemoveAll(path))
+				must(t, os.Rename(path+".away", path))
+				if got, err := w.readAll(r, 0, -1); err != nil || !bytes.Equal(got, content) {
+					t.Errorf("with the file back: %v", err)
+				}
+				if !archived {
+					w.away.lift()
+				}
+			})
+		}
+	}
+}
+
+// payloadOf is the path of the file in which the block lies.
+func (w *world) payloadOf(r Ref) string {
+	w.t.Helper()
+	place := w.place(r)
+	for _, g := range w.events.Local() {
+		if g.Ordinal == place.Ordinal {
+			return g.Path()
+		}
+	}
+	w.t.Fatalf("generation %d is not here", place.Ordinal)
+	return ""
+}

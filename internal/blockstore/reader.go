@@ -151,9 +151,7 @@ func (s *Store) openRow(ctx context.Context, row projector.BlockRow, offset uint
 		return nil, fmt.Errorf("%w: a placement of %d bytes with %d checksums for a block of %d", ErrDamaged, place.Length, len(place.Sums)/4, row.Length)
 	}
 	r := &blockReader{ctx: ctx, s: s, place: place, at: offset, end: offset + uint64(length)}
-	if err := r.open(); err != nil {
-		return nil, err
-	}
+	r.open()
 	if err := r.fill(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -175,27 +173,30 @@ type blockReader struct {
 	place   eventlog.Placement
 	local   io.ReaderAt // this machine's copy, nil when there is none
 	release func()      // of local
-	at      uint64      // next byte of the payload to hand out or to read
-	end     uint64
-	wanted  uint64  // how far the archive is read ahead; 0: it was not asked yet
-	ready   []byte  // verified bytes from at on
-	buffer  *[]byte // of spans; nil before the first and after Close
-	err     error
+	// unopened is why this machine's copy, which is there, could not be opened;
+	// nil when it was, or when there is none.
+	unopened error
+	at       uint64 // next byte of the payload to hand out or to read
+	end      uint64
+	wanted   uint64  // how far the archive is read ahead; 0: it was not asked yet
+	ready    []byte  // verified bytes from at on
+	buffer   *[]byte // of spans; nil before the first and after Close
+	err      error
 }
 
-// open opens this machine's copy. That it has vanished is damage, like any
-// other that the archive's copy heals.
-func (r *blockReader) open() error {
+// open opens this machine's copy. One that cannot be opened is left to the
+// archive's to heal: readVerified says what becomes of the reader without both.
+func (r *blockReader) open() {
 	file, release, ok, err := r.s.opts.Log.OpenPayload(r.place.Ordinal)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		r.s.log.Error("a payload file has vanished from this machine; reading the archive's", "ordinal", r.place.Ordinal, "err", err)
 	case err != nil:
-		return &Unavailable{Reason: "the block cannot be opened now: a retry may succeed", RetryAfter: retrySoon, Err: err}
+		r.unopened = err
+		r.s.log.Error("a payload file of this machine cannot be opened; reading the archive's", "ordinal", r.place.Ordinal, "err", err)
 	case ok:
 		r.local, r.release = file, release
 	}
-	return nil
 }
 
 // Read hands out verified bytes.
@@ -294,7 +295,10 @@ func (r *blockReader) readVerified(first uint64, span []byte) error {
 		r.wanted = r.s.pages.follow(r.place, r.at, r.end)
 	}
 	err := r.s.pages.read(r.ctx, r.place, first, span, r.wanted)
-	if errors.Is(err, ErrDamaged) {
+	switch {
+	case errors.Is(err, ErrDamaged) && r.unopened != nil: // the copy here may be whole
+		return &Unavailable{Reason: "the block cannot be opened now: a retry may succeed", RetryAfter: retrySoon, Err: errors.Join(r.unopened, err)}
+	case errors.Is(err, ErrDamaged):
 		r.s.pages.noteDamaged(r.place)
 		return errors.Join(err, localErr)
 	}

@@ -205,24 +205,55 @@ func (v *MachineView) Totals(machine eventlog.Seq) (Totals, error) {
 	if err != nil || !found {
 		return Totals{}, err
 	}
+	return makeTotals(row)
+}
+
+func makeTotals(row Row) (Totals, error) {
+	if len(row.Value) < 16 {
+		return Totals{}, fmt.Errorf("%w: totals of %d bytes", errRow, len(row.Value))
+	}
 	return Totals{binary.BigEndian.Uint64(row.Value), binary.BigEndian.Uint64(row.Value[8:])}, nil
 }
 
-// AccountTotals returns what an account's machines hold together.
-func (v *MachineView) AccountTotals(ctx context.Context, account eventlog.Seq) (Totals, error) {
-	var all Totals
+// AccountTotals returns what an account's machines hold together, by adding
+// up, and as of which event that is. The sum includes each event up to that one
+// and none after it.
+func (v *MachineView) AccountTotals(ctx context.Context, account eventlog.Seq) (all Totals, asOf eventlog.Seq, err error) {
 	key := seqKey(account)
-	for id, err := range each(ctx, v.View, machineNames, key[:], makeID) {
+	err = v.inSnapshot(func(snapshot Snapshot) error {
+		at, err := v.stateIn(snapshot)
 		if err != nil {
-			return Totals{}, fmt.Errorf("add up account %s: %w", account, err)
+			return err
 		}
-		one, err := v.Totals(id)
-		if err != nil {
-			return Totals{}, err
-		}
-		all.Blocks, all.Bytes = all.Blocks+one.Blocks, all.Bytes+one.Bytes
+		asOf = at.position
+		_, err = rangeOver(ctx, snapshot, machineNames, false, key[:], func(row Row) (bool, error) {
+			id, err := makeID(row)
+			if err != nil {
+				return false, err
+			}
+			one, err := totalsIn(snapshot, id)
+			all.Blocks, all.Bytes = all.Blocks+one.Blocks, all.Bytes+one.Bytes
+			return err == nil, err
+		})
+		return err
+	})
+	if err != nil {
+		return Totals{}, 0, fmt.Errorf("add up account %s: %w", account, err)
 	}
-	return all, nil
+	return all, asOf, nil
+}
+
+func totalsIn(snapshot Snapshot, machine eventlog.Seq) (Totals, error) {
+	key := seqKey(machine)
+	raw, found, err := snapshot.Get(nil, append([]byte{totals.ID}, key[:]...))
+	if err != nil || !found {
+		return Totals{}, err
+	}
+	row, err := makeRow(totals, false, key[:], raw)
+	if err != nil {
+		return Totals{}, err
+	}
+	return makeTotals(row)
 }
 
 func makeID(row Row) (eventlog.Seq, error) {

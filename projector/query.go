@@ -118,6 +118,15 @@ func (v *View) in(open func(Store) Snapshot, query func(Snapshot) error) (err er
 	return query(snapshot)
 }
 
+// stateIn returns where the view stands in a snapshot.
+func (v *View) stateIn(snapshot Snapshot) (at state, err error) {
+	raw, found, err := snapshot.Get(nil, stateKey)
+	if err == nil && found {
+		err = at.decode(raw, v.projector.Name(), v.projector.Version())
+	}
+	return at, err
+}
+
 // rangeOver visits the rows of a table whose keys begin with prefix, until
 // visit returns false; then it does, too.
 func rangeOver(ctx context.Context, snapshot Snapshot, table *Table, history bool, prefix []byte, visit func(Row) (bool, error)) (more bool, err error) {

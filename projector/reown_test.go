@@ -53,10 +53,10 @@ func TestReownedWhileStoringDataThenRebuilt(t *testing.T) {
 	if err != nil || !found || machine.Owner != bob || machine.RegisteredBy != alice || machine.ID != laptop {
 		t.Errorf("the machine is %+v (%t, %v), want it registered by %s and owned by %s", machine, found, err, alice, bob)
 	}
-	if totals, err := rebuilt.machines.AccountTotals(t.Context(), bob); err != nil || totals != (projector.Totals{Blocks: 4, Bytes: 155 + 150 + 4000 + 5000}) {
+	if totals, _, err := rebuilt.machines.AccountTotals(t.Context(), bob); err != nil || totals != (projector.Totals{Blocks: 4, Bytes: 155 + 150 + 4000 + 5000}) {
 		t.Errorf("the new owner holds %+v, %v", totals, err)
 	}
-	if totals, err := rebuilt.machines.AccountTotals(t.Context(), alice); err != nil || totals != (projector.Totals{}) {
+	if totals, _, err := rebuilt.machines.AccountTotals(t.Context(), alice); err != nil || totals != (projector.Totals{}) {
 		t.Errorf("the old owner holds %+v, %v", totals, err)
 	}
 }

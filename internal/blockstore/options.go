@@ -89,7 +89,8 @@ type Machines interface {
 	MachineByName(account eventlog.Seq, name string) (eventlog.Seq, bool, error)
 	Account(id eventlog.Seq) (projector.Account, bool, error)
 	Machine(id eventlog.Seq) (projector.Machine, bool, error)
-	AccountTotals(ctx context.Context, account eventlog.Seq) (projector.Totals, error)
+	// AccountTotals adds up an account's machines, and says as of which event.
+	AccountTotals(ctx context.Context, account eventlog.Seq) (projector.Totals, eventlog.Seq, error)
 	Locks(ctx context.Context, machine eventlog.Seq) ([]projector.Lock, error)
 	Barred(machine eventlog.Seq) (eventlog.Seq, bool, error)
 	BarredMachines(ctx context.Context) (map[eventlog.Seq]eventlog.Seq, error)

@@ -61,7 +61,7 @@ func New(opts Options) *Store {
 		append: func(ev eventlog.Event, body *eventlog.Body) promise { return opts.Log.Append(ev, body) },
 		locks:  lockTable{locks: map[lockName]*fairLock{}},
 		memory: newMemoryLocks(),
-		quota:  quota{max: opts.MaxSize, reserved: map[eventlog.Seq]uint64{}},
+		quota:  quota{max: opts.MaxSize, accounts: map[eventlog.Seq]*usage{}},
 		clock:  steadyClock{wall: opts.Clock.Now},
 		halted: make(chan struct{}),
 	}
@@ -169,10 +169,10 @@ type outcome struct {
 // client's patience: when ctx ends first, the event goes on without it.
 func (s *Store) write(ctx context.Context, h *held, ev eventlog.Event, body *eventlog.Body) (eventlog.Seq, error) {
 	h.retain()
-	kind := ev.Type
+	kind, changes := ev.Type, changesOf(&ev)
 	pending := s.append(ev, body)
 	result := make(chan outcome, 1)
-	s.running.Go(func() { result <- s.carry(pending, h) })
+	s.running.Go(func() { result <- s.carry(pending, changes, h) })
 	select {
 	case o := <-result:
 		if o.err != nil {
@@ -186,7 +186,7 @@ func (s *Store) write(ctx context.Context, h *held, ev eventlog.Event, body *eve
 
 // carry brings an event from the queue into every view and lets its locks go
 // then, or never.
-func (s *Store) carry(pending promise, h *held) outcome {
+func (s *Store) carry(pending promise, changes usageChanges, h *held) outcome {
 	seq, err := pending.Wait()
 	if errors.Is(err, eventlog.ErrPoisoned) {
 		// Not known: the next start may find the event. Its locks stay, so that
@@ -206,6 +206,7 @@ func (s *Store) carry(pending promise, h *held) outcome {
 			return outcome{err: s.haltedBy()}
 		}
 	}
+	s.quota.applied(changes, seq)
 	h.release()
 	if s.opts.Log.Err() != nil { // fenced meanwhile: nothing is acknowledged any more
 		return outcome{err: s.haltedBy()}

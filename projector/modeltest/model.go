@@ -162,9 +162,9 @@ func (m *Model) checkAccountTotals(ctx context.Context, v *projector.MachineView
 			want.Blocks, want.Bytes = want.Blocks+m.totals[id].Blocks, want.Bytes+m.totals[id].Bytes
 		}
 	}
-	got, err := v.AccountTotals(ctx, account)
-	if err != nil || got != want {
-		return fmt.Errorf("account %s holds %+v (%w), in the model %+v", account, got, err, want)
+	got, asOf, err := v.AccountTotals(ctx, account)
+	if err != nil || got != want || asOf != v.Position() {
+		return fmt.Errorf("account %s holds %+v as of %s (%w), in the model %+v", account, got, asOf, err, want)
 	}
 	return nil
 }

@@ -175,7 +175,13 @@ func (a *Archive) OpenRange(ctx context.Context, ordinal, offset, length uint64)
 func readAll(ctx context.Context, bucket Bucket, key string, offset, length int64) ([]byte, error) {
 	var data bytes.Buffer
 	data.Grow(int(length) + bytes.MinRead) // so that it never moves
-	err := retry(ctx, readLimit, func() error {
+	err := readInto(ctx, bucket, key, offset, length, &data)
+	return data.Bytes(), err
+}
+
+// readInto is readAll into data.
+func readInto(ctx context.Context, bucket Bucket, key string, offset, length int64, data *bytes.Buffer) error {
+	return retry(ctx, readLimit, func() error {
 		r, err := bucket.GetRange(ctx, key, offset, length)
 		if err != nil {
 			return err
@@ -184,5 +190,4 @@ func readAll(ctx context.Context, bucket Bucket, key string, offset, length int6
 		_, err = data.ReadFrom(io.LimitReader(r, length))
 		return errors.Join(err, r.Close())
 	})
-	return data.Bytes(), err
 }

@@ -3,6 +3,7 @@
 package archiver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -50,9 +51,22 @@ func (a *Archive) Keys(ctx context.Context, prefix string) ([]Info, error) {
 // Read returns the content of key, at most limit bytes of it. ErrNotFound when
 // there is no such object.
 func (a *Archive) Read(ctx context.Context, key string, limit int64) ([]byte, error) {
-	data, err := readAll(ctx, a.bucket, key, 0, limit)
-	if err != nil {
+	var data bytes.Buffer // most objects are far below their limit
+	if err := readInto(ctx, a.bucket, key, 0, limit, &data); err != nil {
 		return nil, fmt.Errorf("read %s of %v: %w", key, a.bucket, err)
 	}
-	return data, nil
+	return data.Bytes(), nil
+}
+
+// Stat asks for key by name: a list may lag. ErrNotFound when there is no such
+// object.
+func (a *Archive) Stat(ctx context.Context, key string) (info Info, err error) {
+	err = retry(ctx, readLimit, func() error {
+		info, err = a.bucket.Head(ctx, key)
+		return err
+	})
+	if err != nil {
+		return info, fmt.Errorf("ask %v for %s: %w", a.bucket, key, err)
+	}
+	return info, nil
 }

@@ -12,11 +12,16 @@
 // What holds:
 //   - A manifest is put last, after all files that it names were seen in the
 //     bucket, after all events that its views include were archived, and after
-//     a look at the claims showed that the log was still this server's. So a
-//     manifest stands for a whole checkpoint at or below the cut of its epoch.
+//     a look at the claims showed that the log was still this server's. So it
+//     stands for a checkpoint at or below the cut of its epoch.
+//   - A checkpoint counts once each of its files was seen to be there, by name,
+//     after its manifest was put. One that lacks a file is none: nothing is
+//     removed because it is there.
 //   - A removal takes manifests first, then files that no manifest names any
-//     more; only by the server that owns the log, and nothing but keys of this
-//     package.
+//     more; only by the server that owns the log, which it asks before each,
+//     and nothing but keys of this package.
+//   - Lists may lag. A list says what to look at. That something is there, or
+//     is not, is believed where it decides only when it was asked for by name.
 //   - A checkpoint is never the truth: whoever uses one checks every byte
 //     against its hash, the digests against the rows, the position against the
 //     log, and falls back to an older one or to the first event. So a lost

@@ -200,6 +200,9 @@ func (t *transfer) read(ctx context.Context) (err error) {
 	key := fileKey(t.file.SHA256)
 	in, err := t.Archive.Bucket().GetRange(ctx, key, t.done, t.file.Size-t.done)
 	if errors.Is(err, archiver.ErrNotFound) {
+		if _, there := t.Archive.Stat(ctx, key); !errors.Is(there, archiver.ErrNotFound) {
+			return errors.Join(errors.New("it was not there, and then it was, or cannot be asked for"), err, there)
+		}
 		return fmt.Errorf("%w: %w", recovery.ErrUnfit, err)
 	}
 	if err != nil {

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,25 +22,33 @@ type found struct {
 	seq      eventlog.Seq // as its key says
 	manifest *Manifest    // nil: it cannot be used
 	err      error        // why; errManifest or errLater
+	whole    bool         // each of its files was seen to be there; set by countWhole
 }
 
 // readsAtOnce is how many manifests are read at once.
 const readsAtOnce = 8
 
-// readAll reads all manifests of the archive, the newest first. One that is
+// readAll reads all manifests of the archive, the newest first: those that are
+// listed, and those of known, which a list that lags may lack. One that is
 // removed meanwhile is left out.
-func readAll(ctx context.Context, archive *archiver.Archive) ([]found, error) {
+func readAll(ctx context.Context, archive *archiver.Archive, known ...eventlog.Seq) ([]found, error) {
 	keys, err := archive.Keys(ctx, manifestPrefix)
 	if err != nil {
 		return nil, err
 	}
-	var all []found
+	seqs := slices.Clone(known)
 	for _, info := range keys {
 		if seq, ok := parseManifestKey(info.Key); ok {
-			all = append(all, found{seq: seq})
+			seqs = append(seqs, seq)
 		}
 	}
-	slices.Reverse(all)
+	slices.Sort(seqs)
+	seqs = slices.Compact(seqs)
+	slices.Reverse(seqs)
+	all := make([]found, len(seqs))
+	for i, seq := range seqs {
+		all[i].seq = seq
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readsAtOnce)
 	for i := range all {
@@ -106,4 +116,55 @@ func files(ctx context.Context, archive *archiver.Archive) (map[Hash]int64, erro
 		}
 	}
 	return all, nil
+}
+
+// lacking asks for files by name, and returns those that are not there in their
+// size: what is there instead, -1 for nothing.
+func lacking(ctx context.Context, archive *archiver.Archive, want map[Hash]int64) (map[Hash]int64, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(filesAtOnce)
+	var mu sync.Mutex
+	lacks := map[Hash]int64{}
+	for sum, size := range want {
+		group.Go(func() error {
+			info, err := archive.Stat(ctx, fileKey(sum))
+			if errors.Is(err, archiver.ErrNotFound) {
+				info.Size = -1
+			} else if err != nil {
+				return err
+			}
+			if info.Size != size {
+				mu.Lock()
+				defer mu.Unlock()
+				lacks[sum] = info.Size
+			}
+			return nil
+		})
+	}
+	return lacks, group.Wait()
+}
+
+// unlisted are the files of m that a list does not show in their size.
+func unlisted(m *Manifest, listed map[Hash]int64) map[Hash]int64 {
+	want := m.contents()
+	maps.DeleteFunc(want, func(sum Hash, size int64) bool { return listed[sum] == size })
+	return want
+}
+
+// countWhole finds out which manifests stand for checkpoints whose files are
+// all there. listed is a list of the files that was begun after the manifests
+// were read. What it lacks is asked for by name.
+func countWhole(ctx context.Context, archive *archiver.Archive, all []found, listed map[Hash]int64) error {
+	for i := range all {
+		f := &all[i]
+		if f.manifest == nil {
+			continue
+		}
+		lacks, err := lacking(ctx, archive, unlisted(f.manifest, listed))
+		if err != nil {
+			return err
+		}
+		f.whole = len(lacks) == 0
+	}
+	return nil
 }

@@ -67,9 +67,10 @@ func (s *Schedule) off() bool { return s.Every == 0 && s.Events == 0 }
 // Final are called by one goroutine at a time, Status by any.
 type Taker struct {
 	Options
-	hashes hashes    // owned by whoever runs
-	last   *Manifest // newest known; owned by whoever runs
-	loaded bool      // last was looked for in the archive
+	hashes hashes         // owned by whoever runs
+	last   *Manifest      // newest that counts; owned by whoever runs
+	loaded bool           // last was looked for in the archive
+	known  []eventlog.Seq // checkpoints in the archive, as last seen; owned by whoever runs
 
 	mu     sync.Mutex
 	status Status // owned by mu
@@ -205,13 +206,25 @@ func (t *Taker) round(ctx context.Context) (next time.Time, err error) {
 			}
 		}
 	}
-	if !t.changed() || t.Every == 0 && !t.full() {
+	if t.Every == 0 && !t.full() {
 		return next, nil
+	}
+	if !t.changed() {
+		err := t.verify(ctx)
+		if !errors.Is(err, errLost) {
+			return next, err
+		}
+		t.Logger.Warn("another checkpoint is taken, though nothing has changed", "err", err)
 	}
 	if err := t.take(ctx, true); err != nil {
 		return next, err
 	}
-	if err := t.retain(ctx); err != nil && ctx.Err() == nil {
+	err = t.retain(ctx)
+	if errors.Is(err, errLost) {
+		t.unlearn()
+		return next, err // another is taken soon
+	}
+	if err != nil && ctx.Err() == nil {
 		t.fail("old checkpoints are not removed from the archive; they take room, and harm nothing", err)
 	}
 	return next, nil
@@ -233,28 +246,62 @@ func (t *Taker) Final(ctx context.Context) {
 	}
 }
 
-// load finds out, once, which checkpoint is the newest.
+// load finds out, once, which checkpoint is the newest that is whole.
 func (t *Taker) load(ctx context.Context) error {
 	if t.loaded {
 		return nil
 	}
-	found, err := readAll(ctx, t.Archive)
+	all, err := readAll(ctx, t.Archive)
 	if err != nil {
 		return err
 	}
-	for _, f := range found {
-		if f.manifest != nil {
+	for _, f := range all {
+		t.known = append(t.known, f.seq)
+	}
+	for _, f := range all {
+		if f.manifest == nil {
+			continue
+		}
+		lacks, err := lacking(ctx, t.Archive, f.manifest.contents())
+		if err != nil {
+			return err
+		}
+		if len(lacks) == 0 {
 			t.learn(f.manifest, 0)
 			break
 		}
+		t.Logger.Warn("a checkpoint does not count: files of it are missing in the archive, or have another size", "checkpoint", nameOf(f.seq), "files", len(lacks))
 	}
 	t.loaded = true
 	return nil
 }
 
+// verify makes sure that the newest checkpoint is still whole; errLost when it
+// is not.
+func (t *Taker) verify(ctx context.Context) error {
+	want := t.last.contents()
+	lacks, err := lacking(ctx, t.Archive, want)
+	if err == nil && len(lacks) == 0 {
+		_, err = t.Archive.Stat(ctx, manifestKey(t.last.Seq))
+	}
+	if errors.Is(err, archiver.ErrNotFound) || err == nil && len(lacks) > 0 {
+		return fmt.Errorf("%w: the one as of event %s, lacks %d of %d files or its manifest", errLost, t.last.Seq, len(lacks), len(want))
+	}
+	return err
+}
+
+// unlearn forgets the newest checkpoint: it is not whole any more.
+func (t *Taker) unlearn() {
+	t.last, t.loaded = nil, false
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.status.Seq, t.status.Time, t.status.Bytes, t.status.Took = 0, time.Time{}, 0, 0
+}
+
 // learn remembers m as the newest checkpoint.
 func (t *Taker) learn(m *Manifest, took time.Duration) {
 	t.last = m
+	t.known = append(t.known, m.Seq)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.status.Seq, t.status.Time, t.status.Bytes, t.status.Took = m.Seq, m.Time, m.bytes(), took

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -56,7 +57,7 @@ func (u *upload) run(ctx context.Context, m *Manifest) error {
 		}
 		there[s.SHA256] = s.Size
 	}
-	return u.commit(ctx, m)
+	return u.commit(ctx, m, sources)
 }
 
 // inventory fills in the files of m, and returns those with content, each
@@ -136,7 +137,7 @@ func (u *upload) putFile(ctx context.Context, s source) error {
 }
 
 // commit puts the manifest, once it stands for a whole checkpoint that counts.
-func (u *upload) commit(ctx context.Context, m *Manifest) error {
+func (u *upload) commit(ctx context.Context, m *Manifest, sources []source) error {
 	limited, cancel := context.WithTimeout(ctx, archiveTime)
 	defer cancel()
 	if err := u.Log.WaitArchived(limited, m.Seq); err != nil {
@@ -145,34 +146,68 @@ func (u *upload) commit(ctx context.Context, m *Manifest) error {
 	if ordinal := u.LastOrdinal(); ordinal > 0 {
 		m.Ordinal = &ordinal
 	}
-	if err := u.Archive.Owns(ctx, u.Epoch); err != nil {
-		return err
-	}
-	there, err := files(ctx, u.Archive) // another server, overtaken by this one, may have removed some
+	listed, err := files(ctx, u.Archive) // another server, overtaken by this one, may have removed some
 	if err != nil {
 		return err
 	}
-	for sum, size := range m.contents() {
-		if there[sum] != size {
-			return fmt.Errorf("%s of %v was there, and is not any more", fileKey(sum), u.Archive.Bucket())
-		}
+	if err := u.ensure(ctx, unlisted(m, listed), sources); err != nil {
+		return err
+	}
+	if err := u.Archive.Owns(ctx, u.Epoch); err != nil {
+		return err
 	}
 	text, err := m.encode()
 	if err != nil {
 		return err
 	}
-	// The commit point of a checkpoint: a crash before this line leaves files
-	// that no manifest names, after it a checkpoint that counts.
+	// A crash before this line leaves files that no manifest names.
 	err = archiver.PutEqual(limited, u.Archive.Bucket(), manifestKey(m.Seq), archiver.BytesBody(text))
 	if errors.Is(err, archiver.ErrDifferent) {
-		return u.standing(ctx, m, err)
+		err = u.standing(limited, m, text, err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Until the manifest was there, another server could take a file for one
+	// that nobody names, and remove it. A crash before the end of this call
+	// leaves a checkpoint that counts if it is whole: whoever meets it looks.
+	return u.ensure(ctx, m.contents(), sources)
+}
+
+// confirmations is how often files are put again that vanish.
+const confirmations = 4
+
+// ensure makes sure that each file of want is in the archive, which it asks by
+// name: a list may show what was removed. What is not there is put.
+func (u *upload) ensure(ctx context.Context, want map[Hash]int64, sources []source) error {
+	for range confirmations {
+		lacks, err := lacking(ctx, u.Archive, want)
+		if err != nil || len(lacks) == 0 {
+			return err
+		}
+		for sum, size := range lacks {
+			i := slices.IndexFunc(sources, func(s source) bool { return s.SHA256 == sum })
+			if i < 0 {
+				return fmt.Errorf("%w: %s of %v has gone", errLost, fileKey(sum), u.Archive.Bucket())
+			}
+			u.Logger.Warn("a file of checkpoints was there, and is not any more; it is put again", "key", fileKey(sum))
+			if size >= 0 {
+				if err := u.replace(ctx, sources[i], size); err != nil {
+					return err
+				}
+			}
+			if err := u.putFile(ctx, sources[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return fmt.Errorf("files of %v below %s vanish as often as they are put: who removes them?", u.Archive.Bucket(), filePrefix)
 }
 
 // standing makes sure that the checkpoint which is there already, as of the
-// same event, is as good: an earlier try whose answer was lost put it.
-func (u *upload) standing(ctx context.Context, m *Manifest, cause error) error {
+// same event, is as good: an earlier try whose answer was lost put it. One that
+// lacks files makes way for m.
+func (u *upload) standing(ctx context.Context, m *Manifest, text []byte, cause error) error {
 	there, err := read(ctx, u.Archive, m.Seq)
 	if err != nil {
 		return errors.Join(cause, err)
@@ -180,6 +215,16 @@ func (u *upload) standing(ctx context.Context, m *Manifest, cause error) error {
 	if there.Epoch != m.Epoch || there.Writer != m.Writer {
 		return cause
 	}
-	*m = *there
-	return nil
+	lacks, err := lacking(ctx, u.Archive, there.contents())
+	if err != nil {
+		return err
+	}
+	if len(lacks) == 0 {
+		*m = *there
+		return nil
+	}
+	if err := u.remove(ctx, []string{manifestKey(m.Seq)}); err != nil {
+		return err
+	}
+	return archiver.PutEqual(ctx, u.Archive.Bucket(), manifestKey(m.Seq), archiver.BytesBody(text))
 }

@@ -82,13 +82,16 @@ func (f faultyPayload) Write(p []byte) (n int, err error) {
 	}
 	return n, err
 }
+func (f faultyPayload) MarkClosed(trailer []byte) error {
+	return f.f.call("mark closed", func() error { return f.real.MarkClosed(trailer) })
+}
 func (f faultyPayload) Sync() error  { return f.f.call("sync payload", f.real.Sync) }
 func (f faultyPayload) Close() error { return f.f.call("close payload", f.real.Close) }
 
 // Every call that a log makes on its files fails once, at every place, both
 // not done and done.
 func TestAFailingFilePoisonsTheLogAndLosesNothing(t *testing.T) {
-	for _, kind := range []string{"create", "frames", "payload", "sync payload", "close frames", "close payload"} {
+	for _, kind := range []string{"create", "frames", "payload", "sync payload", "mark closed", "close frames", "close payload"} {
 		for _, done := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, done %v", kind, done), func(t *testing.T) {
 				hits := 0

@@ -16,9 +16,9 @@ import (
 )
 
 // Generation is one WAL directory, which is one archive object in the making:
-// `<ordinal>.<attempt>/` with the segment file of a tidwall/wal log (frames)
-// and a file `payload` (the blocks' bytes, then, when it is closed, footer and
-// trailer: the object itself, byte for byte).
+// `<ordinal>.<attempt>/` with the segment file of a tidwall/wal log (frames),
+// a file `payload` (the blocks' bytes, then, when it is closed, footer and
+// trailer: the object itself, byte for byte) and a file `closed`, see closedName.
 type Generation struct {
 	Ordinal uint64 // from 1
 	Attempt uint   // 0, or more when an unclosed one was written again
@@ -27,6 +27,7 @@ type Generation struct {
 
 	dir     string
 	carried carried // of one that was left unclosed
+	stated  bool    // an earlier process closed it, says the file `closed`
 
 	mu      sync.Mutex
 	first   Seq      // owned by mu; 0 before the first event
@@ -286,30 +287,28 @@ func (g *Generation) remove() error {
 	return nil
 }
 
-// readTrailer returns the trailer at the end of the file at path and the
-// file's size; nil when the file does not end in a whole, fitting trailer.
-func readTrailer(path string) (*Trailer, int64, error) {
+// readTrailer returns what stands at the end of the file at path, if it is a
+// trailer that fits the file's size; else nil. Whether it is ours is another
+// question, see closedName.
+func readTrailer(path string) (*Trailer, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	info, err := f.Stat()
 	if err != nil || info.Size() < int64(len(ObjectMagic))+TrailerSize {
-		return nil, 0, err
+		return nil, err
 	}
 	raw := make([]byte, TrailerSize)
 	if _, err := f.ReadAt(raw, info.Size()-TrailerSize); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	trailer, err := DecodeTrailer(raw)
-	if errors.Is(err, ErrObjectVersion) {
-		return nil, 0, err
-	}
 	if err != nil || trailer.Check(info.Size()) != nil {
-		return nil, info.Size(), nil
+		return nil, nil //nolint:nilerr // also one of a later version: anybody may have stored it
 	}
-	return trailer, info.Size(), nil
+	return trailer, nil
 }
 
 // checkFooter reads the footer's bytes and nothing else: a start looks at many

@@ -124,6 +124,14 @@ func (f *journalPayload) Sync() error {
 	return err
 }
 
+func (f *journalPayload) MarkClosed(trailer []byte) error {
+	err := f.payloadFile.MarkClosed(trailer)
+	file := filepath.Join(filepath.Dir(f.file), closedName)
+	f.j.add(diskOp{kind: "write", file: file, data: bytes.Clone(trailer)})
+	f.j.add(diskOp{kind: "sync", file: file})
+	return err
+}
+
 // record lets a log live and returns its journal: random batches of events
 // with and without payloads, some pauses long enough for a seal.
 func record(t *testing.T, seed uint64) *journal {

@@ -21,15 +21,18 @@ type frameLog interface {
 	Close() error
 }
 
-// payloadFile is what writer, committer and closer need of the payload file.
+// payloadFile is what writer, committer and closer need of the payload file,
+// and of the file beside it that says when it is an object.
 type payloadFile interface {
 	io.Writer
 	Sync() error // as fdatasync
+	// MarkClosed makes trailer the content of the file `closed`, durably.
+	MarkClosed(trailer []byte) error
 	Close() error
 }
 
-// files makes a generation's two files durable and empty; a test puts one
-// with faults in its place.
+// files makes a generation's files durable and empty; a test puts one with
+// faults in its place.
 type files func(dir string) (frameLog, payloadFile, error)
 
 // openGeneration is a generation being written. The writer owns its payload and
@@ -58,8 +61,9 @@ type openGeneration struct {
 // payloads before they are synced. Both may run at once.
 type payloadDisk struct {
 	*os.File
-	end     int64 // of the file; owned by whoever writes
-	started int64 // up to here the disk was told to begin; likewise
+	closed  *os.File // `closed`: open from the beginning, because a moment without descriptors must not stop a close
+	end     int64    // of the file; owned by whoever writes
+	started int64    // up to here the disk was told to begin; likewise
 }
 
 // writebackStep is how many bytes are worth telling the disk about.
@@ -77,9 +81,19 @@ func (f *payloadDisk) Write(p []byte) (int, error) {
 
 func (f *payloadDisk) Sync() error { return durable.SyncData(f.File) }
 
+func (f *payloadDisk) MarkClosed(trailer []byte) error {
+	if _, err := f.closed.WriteAt(trailer, 0); err != nil {
+		return err
+	}
+	return durable.SyncData(f.closed)
+}
+
+func (f *payloadDisk) Close() error { return errors.Join(f.File.Close(), f.closed.Close()) }
+
 // createFiles makes dir, which must not exist, an empty tidwall/wal log in it,
-// and a payload file that holds the object's magic. Nothing is lost by a crash
-// here: the directory holds no event and the next start removes it.
+// a payload file that holds the object's magic, and an empty file `closed`.
+// Nothing is lost by a crash here: the directory holds no event and the next
+// start removes it.
 func createFiles(dir string) (frameLog, payloadFile, error) {
 	if err := durable.Mkdir(filepath.Dir(dir), 0o700); err != nil {
 		return nil, nil, err
@@ -96,17 +110,34 @@ func createFiles(dir string) (frameLog, payloadFile, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	payload, err := os.OpenFile(filepath.Join(dir, payloadName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	payload, err := createPayload(dir)
 	if err != nil {
 		return nil, nil, errors.Join(err, frames.Close())
 	}
-	_, err = payload.WriteString(ObjectMagic)
 	// The library never syncs a directory: file, payload, then the directory.
-	err = errors.Join(err, payload.Sync(), durable.SyncFile(filepath.Join(dir, segmentName)), durable.SyncDir(dir))
+	err = errors.Join(payload.Sync(), payload.closed.Sync(), durable.SyncFile(filepath.Join(dir, segmentName)), durable.SyncDir(dir))
 	if err != nil {
 		return nil, nil, errors.Join(err, frames.Close(), payload.Close())
 	}
-	return frames, &payloadDisk{File: payload, end: int64(len(ObjectMagic))}, nil
+	return frames, payload, nil
+}
+
+// createPayload makes the payload file of dir, and `closed` beside it.
+func createPayload(dir string) (*payloadDisk, error) {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	payload, err := os.OpenFile(filepath.Join(dir, payloadName), flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	closed, err := os.OpenFile(filepath.Join(dir, closedName), flags, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, payload.Close())
+	}
+	f := &payloadDisk{File: payload, closed: closed}
+	if _, err := f.Write([]byte(ObjectMagic)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // newGeneration prepares the directory of a generation; head.Ordinal is its
@@ -163,13 +194,12 @@ func (g *openGeneration) sync() error {
 const keptBatch = 4 << 20
 
 // close turns the generation into its object: footer and trailer go behind
-// the payloads.
+// the payloads, and `closed` says so. No name changes, and no file is opened.
 //
 // A crash before the last sync leaves an unclosed generation, whose events
-// are all in its frames: the next start writes it again under a new attempt.
-// After it the file is the object and never changes. A trailer that is there
-// without that sync says nothing but the truth either: the payloads before it
-// were synced before it was written, here or by whoever wrote them.
+// are all in its frames, and the next start writes it again under a new attempt;
+// or footer and trailer are there, say what the frames say, and that is as
+// good (closedByFrames). After it the file is the object and never changes.
 func (g *openGeneration) close(now time.Time) error {
 	trailer, tail := g.metadata(now)
 	var err error
@@ -180,7 +210,10 @@ func (g *openGeneration) close(now time.Time) error {
 		_, err = g.payload.Write(tail)
 	}
 	if err == nil {
-		err = errors.Join(g.payload.Sync(), durable.SyncDir(g.dir))
+		err = g.payload.Sync()
+	}
+	if err == nil { // only now: it is believed without a look at payloads or frames
+		err = g.payload.MarkClosed(tail[len(tail)-TrailerSize:])
 	}
 	// CLOSED, if there was no error.
 	if err = errors.Join(err, g.abandon()); err != nil {

@@ -208,7 +208,7 @@ func TestEveryGenerationsNameAndItsFilesNamesAreSynced(t *testing.T) {
 			continue // prepared, never used
 		}
 		used++
-		for _, synced := range []string{state.wal(), dir, dir + "/" + segmentName, dir + "/" + payloadName} {
+		for _, synced := range []string{state.wal(), dir, dir + "/" + segmentName, dir + "/" + payloadName, dir + "/" + closedName} {
 			if !regexp.MustCompile(`f(data)?sync\(\d+<` + regexp.QuoteMeta(synced) + `>`).MatchString(before) {
 				t.Errorf("%s was not synced before the first event of %s", synced, filepath.Base(dir))
 			}

@@ -30,14 +30,16 @@ type WAL struct {
 	damages []*Damage // ascending
 	cuts    []string
 	torn    []*Generation // cut down to nothing, or bad copies; kept as evidence
-	copies  uint64        // generations up to this ordinal are copies of archived ones
+	// unstated are closed, by their frames, and do not state it.
+	unstated []*Generation
+	copies   uint64 // generations up to this ordinal are copies of archived ones
 }
 
 // tail is a generation that was not closed: its events are in its frames.
 type tail struct {
 	head    Head
 	entries []Entry
-	torn    bool // bytes behind the last good frame were cut
+	torn    bool // bytes were cut, or the end of a closed one is damaged
 }
 
 // Bounds is what a start knows of the log from elsewhere.
@@ -128,189 +130,6 @@ func (w *WAL) scan() ([][]*Generation, error) {
 	return gens, nil
 }
 
-// walReader reads generations in ordinal order.
-type walReader struct {
-	w       *WAL
-	last    Seq // of the generations read so far
-	durable Seq // the highest seq that anything says is committed
-	suspect []suspect
-}
-
-// suspect is a place behind which a generation's frames end badly, or events
-// are missing between two generations.
-type suspect struct {
-	gen     *Generation
-	after   Seq
-	reason  string
-	rest    int64 // bytes that are no frames
-	certain bool  // no crash leaves this
-}
-
-// load picks the attempt that counts, the highest closed one, else the lowest
-// that holds anything, and takes in its events.
-func (r *walReader) load(attempts []*Generation) error {
-	for _, g := range attempts {
-		if err := r.loadClosed(g); err != nil {
-			return err
-		}
-		if g.closed() {
-			r.add(g)
-			return nil
-		}
-	}
-	if attempts[0].Ordinal <= r.w.copies {
-		r.w.dropCopy(attempts)
-		return nil
-	}
-	for _, g := range slices.Backward(attempts) {
-		found, err := r.loadTail(g)
-		if err != nil {
-			return err
-		}
-		if found {
-			r.add(g)
-			return nil
-		}
-	}
-	return nil
-}
-
-// dropCopy leaves out an archived generation of which no whole copy is at
-// hand: a crash cut its removal short, or it has rotted.
-func (w *WAL) dropCopy(attempts []*Generation) {
-	for _, g := range attempts {
-		if _, err := os.Lstat(g.Path()); err != nil {
-			continue // half removed: the rest goes with the leftovers
-		}
-		w.torn = append(w.torn, g)
-		w.cuts = append(w.cuts, g.dir+": this copy of an archived generation is damaged; it is set aside, and read from the archive")
-	}
-}
-
-// add takes g in. Where an ordinal is missing before it, the archive must have
-// it (see the start); where it goes on too late, events are missing, either at
-// the bad end of the generation before or for no reason that a crash can give.
-func (r *walReader) add(g *Generation) {
-	first, last := g.Seqs()
-	if n := len(r.w.gens); n > 0 && r.w.gens[n-1].Ordinal == g.Ordinal-1 && !first.Follows(r.last) {
-		r.durable = max(r.durable, first)
-		if !slices.ContainsFunc(r.suspect, func(s suspect) bool { return s.gen == r.w.gens[n-1] }) {
-			r.suspect = append(r.suspect, suspect{gen: g, after: r.last, reason: "the next event is " + first.String(), certain: true})
-		}
-	}
-	r.w.gens = append(r.w.gens, g)
-	r.last = last
-}
-
-// loadClosed reads g's trailer and footer; g stays open when it has none.
-func (r *walReader) loadClosed(g *Generation) error {
-	trailer, _, err := readTrailer(g.Path())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", g.Path(), err)
-	}
-	if trailer == nil {
-		return nil
-	}
-	if trailer.LogID != r.w.logID {
-		return fmt.Errorf("%s belongs to log %s, not to %s", g.dir, trailer.LogID, r.w.logID)
-	}
-	if trailer.FirstOrdinal != g.Ordinal || trailer.LastOrdinal != g.Ordinal {
-		return fmt.Errorf("%w: %s holds the object of ordinal %d", ErrDamaged, g.dir, trailer.FirstOrdinal)
-	}
-	if err := checkFooter(g.Path(), trailer); err != nil {
-		return nil //nolint:nilerr // its frames may still be good; if not, they are judged
-	}
-	g.Trailer, g.first, g.last = trailer, trailer.First, trailer.Last
-	r.durable = max(r.durable, trailer.Last)
-	return nil
-}
-
-// loadTail reads the frames of an unclosed generation; found is false when it
-// holds no event.
-func (r *walReader) loadTail(g *Generation) (found bool, err error) {
-	path := filepath.Join(g.dir, segmentName)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("reading the frames of generation %d: %w", g.Ordinal, err)
-	}
-	s := readSegment(data)
-	if errors.Is(s.bad, errFrameVersion) {
-		return false, fmt.Errorf("reading %s: %w", path, s.bad)
-	}
-	t, err := r.takeIn(g, &s)
-	if err != nil {
-		return false, err
-	}
-	r.durable = max(r.durable, s.later)
-	if !s.whole {
-		after := r.last
-		if len(t.entries) > 0 {
-			after = t.entries[len(t.entries)-1].Event.Seq
-		}
-		t.torn = true
-		r.suspect = append(r.suspect, suspect{gen: g, after: after, reason: s.bad.Error(), rest: s.rest})
-	}
-	if len(t.entries) == 0 {
-		if t.torn {
-			r.w.torn = append(r.w.torn, g)
-		}
-		return false, nil
-	}
-	g.carried = carriedBy(&s)
-	g.entries, g.first, g.last = t.entries, t.entries[0].Event.Seq, t.entries[len(t.entries)-1].Event.Seq
-	r.w.tails[g] = t
-	return true, nil
-}
-
-// takeIn decodes the good frames.
-func (r *walReader) takeIn(g *Generation, s *segment) (*tail, error) {
-	t := &tail{}
-	for i := range s.frames {
-		f := &s.frames[i]
-		r.durable = max(r.durable, f.durable)
-		switch f.flags {
-		case frameHead:
-			t.head = decodeHead(f.body)
-			if t.head.LogID != r.w.logID {
-				return nil, fmt.Errorf("%s belongs to log %s, not to %s", g.dir, t.head.LogID, r.w.logID)
-			}
-			if t.head.Ordinal != g.Ordinal {
-				return nil, fmt.Errorf("%w: %s holds the frames of ordinal %d", ErrDamaged, g.dir, t.head.Ordinal)
-			}
-		case frameEvent:
-			e, err := f.entry(g.Ordinal)
-			if err != nil {
-				return nil, err
-			}
-			t.entries = append(t.entries, e)
-		}
-	}
-	return t, nil
-}
-
-// entry is the event of f as the log keeps it. Frames are checked against
-// each other by then; this checks a frame against its event.
-func (f *frame) entry(ordinal uint64) (Entry, error) {
-	e := Entry{Raw: f.body}
-	if err := DecodeEvent(f.body, &e.Event); err != nil {
-		return e, fmt.Errorf("%w: the frame of seq %s is whole, its event is not: %w", ErrDamaged, f.seq, err)
-	}
-	if e.Event.Seq != f.seq || f.length > 0 && f.length != e.Event.Length {
-		return e, fmt.Errorf("%w: the frame of seq %s with a payload of %d bytes holds event %s, which says %d",
-			ErrDamaged, f.seq, f.length, e.Event.Seq, e.Event.Length)
-	}
-	if f.length > 0 {
-		e.Placement = Placement{Ordinal: ordinal, Offset: f.offset, Length: f.length, Sums: f.sums}
-	}
-	return e, nil
-}
-
 // judge tells torn tails from damage, now that all witnesses are known: a bad
 // frame at or below a seq that is known to be durable is damage.
 func (r *walReader) judge() {
@@ -322,7 +141,7 @@ func (r *walReader) judge() {
 			r.damage(s.gen.Ordinal, s.gen.dir, s.after,
 				fmt.Sprintf("%d bytes are bad, more than one batch can have written (%s)", s.rest, s.reason))
 		default:
-			r.w.cuts = append(r.w.cuts, fmt.Sprintf("%s: %d bytes behind seq %s were never committed and are left out (%s)",
+			r.w.cuts = append(r.w.cuts, fmt.Sprintf("%s: %d bytes behind seq %s are left out, because nothing says that they were committed (%s)",
 				s.gen.dir, s.rest, s.after, s.reason))
 		}
 	}

@@ -19,6 +19,7 @@ type smallLog struct {
 	dir      string // of the generation
 	segment  []byte
 	payload  []byte
+	closed   []byte // the file of that name
 	entries  []Entry
 	contents [][]byte
 }
@@ -43,7 +44,7 @@ func newSmallLog(t *testing.T, size int, closed bool) *smallLog {
 			return len(s.frames) == 5 && s.frames[4].flags == frameSeal
 		})
 	}
-	small.segment, small.payload = small.file(segmentName), small.file(payloadName)
+	small.segment, small.payload, small.closed = small.file(segmentName), small.file(payloadName), small.file(closedName)
 	must(t, l.Close(false))
 	return small
 }
@@ -66,6 +67,7 @@ func (s *smallLog) expect(segment, payload []byte, bounds Bounds, min int, orRef
 	must(t, os.MkdirAll(s.dir, 0o700))
 	must(t, os.WriteFile(filepath.Join(s.dir, segmentName), segment, 0o600))
 	must(t, os.WriteFile(filepath.Join(s.dir, payloadName), payload, 0o600))
+	must(t, os.WriteFile(filepath.Join(s.dir, closedName), s.closed, 0o600))
 	w, err := ReadWAL(s.wal(), s.aside(), testLogID, bounds)
 	must(t, err)
 	if d := w.Damage(); d != nil {
@@ -163,6 +165,12 @@ func TestEveryFlippedBitOfAClosedGenerationIsRefusedOrHarmless(t *testing.T) {
 	eachBit(s.segment, func(_ int, flipped []byte) { // nobody reads it any more
 		s.expect(flipped, s.payload, Bounds{}, 3, false)
 	})
+	closed := s.closed
+	eachBit(closed, func(_ int, flipped []byte) { // the frames say the same
+		s.closed = flipped
+		s.expect(s.segment, s.payload, Bounds{}, 3, false)
+	})
+	s.closed = closed
 	footer := len(ObjectMagic) + 120
 	eachBit(s.payload, func(bit int, flipped []byte) {
 		refused := s.expect(s.segment, flipped, Bounds{}, 3, true)

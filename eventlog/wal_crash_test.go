@@ -33,6 +33,7 @@ func (j *journal) at(n int) *image {
 		case "create":
 			im.synced[filepath.Join(op.file, segmentName)] = []byte{}
 			im.synced[filepath.Join(op.file, payloadName)] = []byte(ObjectMagic)
+			im.synced[filepath.Join(op.file, closedName)] = []byte{}
 		case "write":
 			im.pending[op.file] = append(im.pending[op.file], op.data...)
 		case "sync":
@@ -54,8 +55,8 @@ func (im *image) learn() {
 			for i := range s.frames {
 				im.known = max(im.known, s.frames[i].durable)
 			}
-		} else if len(data) > TrailerSize {
-			if t, err := DecodeTrailer(data[len(data)-TrailerSize:]); err == nil {
+		} else if strings.HasSuffix(file, closedName) {
+			if t, err := DecodeTrailer(data); err == nil {
 				im.known = max(im.known, t.Last)
 			}
 		}
@@ -121,6 +122,7 @@ func (im *image) loseNewest() {
 	}
 	delete(im.synced, filepath.Join(dir, segmentName))
 	delete(im.synced, filepath.Join(dir, payloadName))
+	delete(im.synced, filepath.Join(dir, closedName))
 	delete(im.pending, filepath.Join(dir, segmentName))
 	delete(im.pending, filepath.Join(dir, payloadName))
 }

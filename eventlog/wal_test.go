@@ -17,6 +17,7 @@ type gen struct {
 	name    string // "1.0": ordinal and attempt
 	segment []byte
 	payload []byte
+	closed  []byte // the payload of one that states that it is closed
 }
 
 // files builds WAL folders by hand, out of true frames.
@@ -27,6 +28,10 @@ func (s *testState) lay(gens ...gen) {
 		dir := filepath.Join(s.wal(), generationName(uint64(ordinal[0]-'0'), uint(attempt[0]-'0')))
 		must(s.t, os.MkdirAll(dir, 0o700))
 		must(s.t, os.WriteFile(filepath.Join(dir, segmentName), g.segment, 0o600))
+		if g.closed != nil {
+			g.payload = g.closed
+			must(s.t, os.WriteFile(filepath.Join(dir, closedName), g.closed[len(g.closed)-TrailerSize:], 0o600))
+		}
 		if g.payload == nil {
 			g.payload = []byte(ObjectMagic)
 		}
@@ -104,13 +109,13 @@ func TestReadingAWAL(t *testing.T) {
 		{name: "nothing"},
 		{name: "a directory prepared ahead", gens: []gen{{name: "1.0"}}},
 		{name: "one open generation", gens: []gen{{name: "1.0", segment: one}}, want: e(3)},
-		{name: "one closed generation", gens: []gen{{name: "1.0", payload: closedOf(t, 1, e(1), e(3))}}, want: e(3)},
+		{name: "one closed generation", gens: []gen{{name: "1.0", closed: closedOf(t, 1, e(1), e(3))}}, want: e(3)},
 		{name: "two open generations, because closing the first was slow",
 			gens: []gen{{name: "1.0", segment: one}, {name: "2.0", segment: two}}, want: e(5)},
 		{name: "a closed, an open and a prepared one",
-			gens: []gen{{name: "1.0", payload: closedOf(t, 1, e(1), e(3))}, {name: "2.0", segment: two}, {name: "3.0"}}, want: e(5)},
+			gens: []gen{{name: "1.0", closed: closedOf(t, 1, e(1), e(3))}, {name: "2.0", segment: two}, {name: "3.0"}}, want: e(5)},
 		{name: "an unclosed one and its closed copy: the copy counts",
-			gens: []gen{{name: "1.0", segment: torn(one)}, {name: "1.1", payload: closedOf(t, 1, e(1), e(2))}}, want: e(2)},
+			gens: []gen{{name: "1.0", segment: torn(one)}, {name: "1.1", closed: closedOf(t, 1, e(1), e(2))}}, want: e(2)},
 		{name: "an unclosed one and an unfinished copy: the first counts",
 			gens: []gen{{name: "1.0", segment: one}, {name: "1.1", segment: segmentOf(1, e(1), e(1))}}, want: e(3)},
 		{name: "a torn tail", gens: []gen{{name: "1.0", segment: torn(one)}}, want: e(2), cuts: 1},
@@ -131,7 +136,7 @@ func TestReadingAWAL(t *testing.T) {
 		{name: "a generation goes on too late",
 			gens: []gen{{name: "1.0", segment: one}, {name: "2.0", segment: segmentOf(2, e(5), e(6))}}, want: e(6), damage: "1.3", lacks: 2},
 		{name: "the last closed generation is gone",
-			gens: []gen{{name: "1.0", payload: closedOf(t, 1, e(1), e(3))}}, bounds: Bounds{Durable: e(5)}, want: e(3), damage: "1.3", lacks: 2},
+			gens: []gen{{name: "1.0", closed: closedOf(t, 1, e(1), e(3))}}, bounds: Bounds{Durable: e(5)}, want: e(3), damage: "1.3", lacks: 2},
 		{name: "everything is gone", bounds: Bounds{Durable: e(5)}, damage: "1.5", lacks: 1},
 		{name: "more bytes are bad than a batch can have",
 			gens: []gen{{name: "1.0", segment: join(one, make([]byte, maxTorn+1))}}, want: e(3), damage: "1.3", lacks: 1},
@@ -231,10 +236,10 @@ func TestAFolderThatIsNoWALOfThisLogIsRefusedAndNotTouched(t *testing.T) {
 			trailer, err := DecodeTrailer(object[len(object)-TrailerSize:])
 			must(t, err)
 			trailer.LogID = ID{9}
-			s.lay(gen{name: "1.0", payload: AppendTrailer(object[:len(object)-TrailerSize], trailer)})
+			s.lay(gen{name: "1.0", closed: AppendTrailer(object[:len(object)-TrailerSize], trailer)})
 		}, "belongs to log"},
 		{"another ordinal's frames", func(s *testState) { s.lay(gen{name: "2.0", segment: good}) }, "holds the frames of ordinal 1"},
-		{"another ordinal's object", func(s *testState) { s.lay(gen{name: "2.0", payload: closedOf(t, 1, FirstSeq, FirstSeq)}) },
+		{"another ordinal's object", func(s *testState) { s.lay(gen{name: "2.0", closed: closedOf(t, 1, FirstSeq, FirstSeq)}) },
 			"holds the object of ordinal 1"},
 		{"a newer build's frames", func(s *testState) { s.lay(gen{name: "1.0", segment: newer}) }, "use a newer strandline"},
 		{"a file of another name", func(s *testState) {
@@ -306,7 +311,7 @@ func TestSettingAsideTakesEveryAttemptAndLeavesAContiguousRest(t *testing.T) {
 	s := newState(t)
 	s.lay(gen{name: "1.0", segment: segmentOf(1, MakeSeq(1, 1), MakeSeq(1, 2))},
 		gen{name: "2.0", segment: segmentOf(2, MakeSeq(1, 3), MakeSeq(1, 4))},
-		gen{name: "2.1", payload: closedOf(t, 2, MakeSeq(1, 3), MakeSeq(1, 4))},
+		gen{name: "2.1", closed: closedOf(t, 2, MakeSeq(1, 3), MakeSeq(1, 4))},
 		gen{name: "3.0", segment: segmentOf(3, MakeSeq(1, 5), MakeSeq(1, 6))})
 	w := s.read(Bounds{})
 	must(t, w.SetAside(9))

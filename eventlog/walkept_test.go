@@ -20,7 +20,7 @@ func closedThenOpen(t *testing.T, s *testState) Bounds {
 	t.Helper()
 	for n := uint64(1); n <= 4; n++ {
 		first := MakeSeq(1, uint32(2*n-1))
-		s.lay(gen{name: fmt.Sprintf("%d.0", n), segment: segmentOf(n, first, first+1), payload: closedOf(t, n, first, first+1)})
+		s.lay(gen{name: fmt.Sprintf("%d.0", n), segment: segmentOf(n, first, first+1), closed: closedOf(t, n, first, first+1)})
 	}
 	s.lay(gen{name: "5.0", segment: segmentOf(5, MakeSeq(1, 9), MakeSeq(1, 9))})
 	return Bounds{Archived: 1, Base: MakeSeq(1, 2)}
@@ -42,7 +42,7 @@ func TestClosedGenerationsThatAreNotArchivedAreSyncedAgain(t *testing.T) {
 	var want []string
 	for n := uint64(2); n <= 4; n++ {
 		dir := filepath.Join("wal", generationName(n, 0))
-		want = append(want, filepath.Join(dir, payloadName), dir, "wal")
+		want = append(want, filepath.Join(dir, payloadName), filepath.Join(dir, closedName), dir, "wal")
 	}
 	if !slices.Equal(synced, want) {
 		t.Errorf("synced were %q, want %q", synced, want)
@@ -52,7 +52,7 @@ func TestClosedGenerationsThatAreNotArchivedAreSyncedAgain(t *testing.T) {
 // A generation that could not be synced again does not count, whether the sync
 // was done or not: nothing says which.
 func TestAClosedGenerationThatCannotBeSyncedAgainEndsTheStart(t *testing.T) {
-	for failing := range 9 {
+	for failing := range 12 {
 		for _, done := range []bool{false, true} {
 			s := fastState(t)
 			bounds := closedThenOpen(t, s)

@@ -163,11 +163,8 @@ func (w *WAL) CloseTail(now time.Time) error {
 	}
 	for i, g := range w.gens {
 		t := w.tails[g]
-		if t == nil && g.Ordinal <= w.copies {
-			continue // the archive has it
-		}
 		if t == nil {
-			if err := w.resync(g); err != nil {
+			if err := w.confirm(g); err != nil {
 				return err
 			}
 			continue
@@ -194,14 +191,30 @@ func (w *WAL) CloseTail(now time.Time) error {
 	return w.removeLeftovers()
 }
 
-// resync syncs a closed generation that an earlier process wrote: its object,
-// and the names that lead to it.
-func (w *WAL) resync(g *Generation) error {
-	for _, path := range []string{g.Path(), g.dir, w.dir} {
+// confirm syncs a closed generation that an earlier process wrote: its files and
+// the names that lead to them. It makes it state that it is closed, if it does not
+// yet. It does neither to one that the archive has, and that states it.
+func (w *WAL) confirm(g *Generation) error {
+	stated := !slices.Contains(w.unstated, g)
+	if stated && g.Ordinal <= w.copies {
+		return nil
+	}
+	paths := []string{g.Path(), filepath.Join(g.dir, closedName), g.dir, w.dir}
+	if !stated {
+		paths = slices.Delete(paths, 1, 2)
+	}
+	for _, path := range paths {
 		if err := w.sync(path); err != nil {
 			return fmt.Errorf("syncing %s again: %w", g, err)
 		}
 	}
+	if stated {
+		return nil
+	}
+	if err := writeClosed(g.dir, g.Trailer); err != nil {
+		return fmt.Errorf("stating that %s is closed: %w", g, err)
+	}
+	w.unstated = slices.DeleteFunc(w.unstated, func(other *Generation) bool { return other == g })
 	return nil
 }
 

@@ -235,7 +235,7 @@ func TestIndexObjectsLieAsDocumented(t *testing.T) {
 func TestTheMagicsAreThoseOfTheCode(t *testing.T) {
 	text := read0(t)
 	scope := constants(t, "eventlog").Scope()
-	for _, name := range []string{"ObjectMagic", "trailerMagic", "footerMagic", "frameMagic", "segmentName", "payloadName"} {
+	for _, name := range []string{"ObjectMagic", "trailerMagic", "footerMagic", "frameMagic", "segmentName", "payloadName", "closedName"} {
 		magic := constant.StringVal(scope.Lookup(name).(*types.Const).Val())
 		shown := strings.ReplaceAll(magic, "\r\n", `\r\n`)
 		if !strings.Contains(text, "`"+shown+"`") {

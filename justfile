@@ -10,7 +10,7 @@ fmt:
 lint:
     go vet ./... && go build -C tools/lint -o ../../.bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint && .bin/golangci-lint run ./...
 
-# every test, with real servers and clients
+# every test at its full length, with real servers and clients; `go test ./...` is the quick part
 test:
     go run ./internal/testkit/servers && STRANDLINE_TESTS=all go test -timeout 40m ./...
 

@@ -20,6 +20,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // index writes the index objects of h's complete runs.
@@ -210,9 +211,7 @@ func TestABadIndexObjectCostsNoEvent(t *testing.T) {
 
 // Every byte of a small index object, one after the other.
 func TestEachByteOfASmallIndexObjectMayBeDamaged(t *testing.T) {
-	if testing.Short() {
-		t.Skip("thousands of reads of an archive")
-	}
+	testkit.NeedLong(t, "thousands of reads of an archive")
 	h := newHistory(t, 256, 1).index(t)
 	data, _ := h.Get(index1)
 	a := open(t, h)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // longList is an archive of so many objects that are listed and never read.
@@ -70,7 +71,7 @@ func TestALongArchiveIsListedInRangesAsItIsAtOnce(t *testing.T) {
 func TestAHoleAtTheBorderOfARangeIsFound(t *testing.T) {
 	whole := longList(t, longest)
 	gaps := [][]uint64{{8000, 8001}, {7999, 8000, 8001, 16_000}, {1}, {7999}, {8000}, {8001}, {16_000}, {longest - 1}}
-	if testing.Short() {
+	if !testkit.Long() {
 		gaps = gaps[:2]
 	}
 	for _, missing := range gaps {
@@ -140,7 +141,7 @@ func TestAnIndexObjectNamesTheEndOfItsRun(t *testing.T) {
 func TestWithoutAnyOneObjectAnArchiveWithIndexObjectsIsRefused(t *testing.T) {
 	whole := newHistory(t, 260, 1).index(t)
 	for ordinal := uint64(1); ordinal < 260; ordinal++ {
-		if testing.Short() && ordinal%50 != 1 {
+		if !testkit.Long() && ordinal%50 != 1 {
 			continue
 		}
 		synctest.Test(t, func(t *testing.T) {

@@ -168,7 +168,7 @@ func TestTwoServersThatSleepAtAnyCallNeverBothArchive(t *testing.T) {
 
 func TestTwoClaimersThatSleepAtAnyCallNeverBothServe(t *testing.T) {
 	step := 3
-	if testkit.All() {
+	if testkit.Long() {
 		step = 1
 	}
 	for one, more := 0, true; more; one += step {

@@ -289,7 +289,7 @@ func TestFollowersSeeEverythingInOrderWhileTheLogGrowsAndDrops(t *testing.T) {
 			}
 		})
 	}
-	within(t, time.Minute, "following", work.Wait)
+	within(t, "following", work.Wait)
 	cancel()
 	ship.Wait()
 	must(t, l.Close(true))

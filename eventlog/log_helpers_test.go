@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 var (
@@ -211,14 +213,15 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func within(t testing.TB, limit time.Duration, what string, f func()) {
+// within waits for f to end.
+func within(t testing.TB, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
 	select {
 	case <-done:
-	case <-time.After(limit):
-		t.Fatalf("%s takes longer than %v", what, limit)
+	case <-time.After(testkit.Patience):
+		t.Fatalf("%s does not end", what)
 	}
 }
 
@@ -236,7 +239,7 @@ func (s *testState) copyState(t testing.TB) *testState {
 // eventually waits for a condition that another goroutine brings about.
 func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !met(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(testkit.Patience); !met(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never comes about that %s", what)
 		}

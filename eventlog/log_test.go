@@ -7,6 +7,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 func TestALogKeepsEventsAndPayloadsThroughRotationCloseAndReopen(t *testing.T) {
@@ -74,7 +76,7 @@ func TestAnAnswerThatWaitsForTheArchiveCutsTheGeneration(t *testing.T) {
 	s := newState(t)
 	l := s.open(nil)
 	seq := committed(t, l.Append(noteEvent(1), nil))
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	shipped := make(chan struct{})
 	go func() {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // stepped syncs payloads one at a time, when the test lets it; all of them when
@@ -147,7 +149,7 @@ func TestLargeOnesThatWaitAreCommittedByCloseAndRefusedByAFence(t *testing.T) {
 				if open = false; !errors.Is(err, fence) {
 					t.Errorf("Close gives %v", err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(testkit.Patience):
 				t.Fatal("Close takes longer than 10 s")
 			}
 		}

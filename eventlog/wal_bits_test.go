@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // smallLog is a WAL of one generation with three events, two of which have a
@@ -120,7 +122,7 @@ func (s *smallLog) block(w *WAL, e Entry) []byte {
 // eachBit flips every bit of data, one at a time; in a short run every 13th.
 func eachBit(data []byte, do func(bit int, flipped []byte)) {
 	step := 1
-	if testing.Short() {
+	if !testkit.Long() {
 		step = 13
 	}
 	for bit := 0; bit < len(data)*8; bit += step {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // image is the disk at some moment: what was synced stands, what was written
@@ -207,7 +209,7 @@ func recordAll(t *testing.T) []*journal {
 
 // seeds is n, or a few of them in a short run.
 func seeds(n uint64) uint64 {
-	if testing.Short() {
+	if !testkit.Long() {
 		return n / 20
 	}
 	return n

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -119,7 +120,7 @@ func sameRows(t *testing.T, a, b *projector.View) {
 
 func TestLoadedViewsAreTheLiveOnes(t *testing.T) {
 	seeds := uint64(8)
-	if testing.Short() {
+	if !testkit.Long() {
 		seeds = 2
 	}
 	for name, change := range loads {
@@ -245,7 +246,7 @@ func TestDamagedRunsCostOnlyTime(t *testing.T) {
 	h, live := recordedHistory(t, 9, 300)
 	rng := rand.New(rand.NewPCG(1, 1))
 	rounds := 30
-	if testing.Short() {
+	if !testkit.Long() {
 		rounds = 6
 	}
 	for round := range rounds {

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -85,7 +86,7 @@ func (v *views) digests() string {
 // said then.
 func TestLiveRebuiltAndModelAreEqualAtEveryStep(t *testing.T) {
 	steps := 400
-	if testing.Short() {
+	if !testkit.Long() {
 		steps = 100
 	}
 	for seed := range uint64(4) {

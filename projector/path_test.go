@@ -3,6 +3,7 @@
 package projector_test
 
 import (
+	"flag"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -99,6 +101,12 @@ func TestLiveStartRecoveryAndRebuildAreOnePath(t *testing.T) {
 // a view closed and opened, a power cut, a rebuild that takes its place), the
 // views are the model.
 func TestAnyOrderOfEventsCrashesAndRebuilds(t *testing.T) {
+	if !testkit.Long() {
+		checks := flag.Lookup("rapid.checks")
+		before := checks.Value.String()
+		t.Cleanup(func() { checks.Value.Set(before) })
+		checks.Value.Set("15")
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		files := vfs.NewCrashableMem()
 		v := openViews(t, kv.On(files, quiet), "", projector.Live)

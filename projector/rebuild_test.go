@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -196,7 +197,7 @@ func TestACrashAtEveryStepOfRebuildAndSwap(t *testing.T) {
 // what the model says.
 func TestPowerLoss(t *testing.T) {
 	clones := 60
-	if testing.Short() {
+	if !testkit.Long() {
 		clones = 12
 	}
 	for _, use := range []projector.Use{projector.Live, projector.Bulk} {

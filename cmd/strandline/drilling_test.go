@@ -31,6 +31,7 @@ import (
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/internal/metrics"
 	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -296,10 +297,10 @@ func (p *process) drill(r httpapi.DrillRequest) (*drill.Result, error) {
 
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(testkit.Patience)
 	for !so() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
+			t.Fatalf("it does not come about: %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/drill"
 	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -236,7 +237,7 @@ func serveUntil(t *testing.T, data string, done func() bool) {
 	root.SetArgs([]string{"serve", "--data", data, "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--take-over"})
 	ended := make(chan error, 1)
 	go func() { ended <- root.ExecuteContext(ctx) }()
-	deadline := time.After(time.Minute)
+	deadline := time.After(testkit.Patience)
 	for tick := time.NewTicker(20 * time.Millisecond); !done(); {
 		select {
 		case <-tick.C:

@@ -23,13 +23,15 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // update writes the goldens in the scripts anew: go test -run Script -update.
 var update = flag.Bool("update", false, "write the goldens in the scripts anew")
 
 // scriptPatience is how long anything in a script may take.
-const scriptPatience = 60 * time.Second
+const scriptPatience = testkit.Patience
 
 // TestMain makes this test binary the program itself where a script runs
 // `strandline`.

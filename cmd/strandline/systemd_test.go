@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // A service manager learns how the start gets on, when clients are answered,
@@ -39,7 +41,7 @@ func TestAServerTellsTheServiceManager(t *testing.T) {
 			t.Errorf("serve: %v", err)
 		}
 	}()
-	if err := socket.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := socket.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"STATUS=bring the views up to date", "READY=1", "STOPPING=1"} {

@@ -5,11 +5,11 @@ package blockstore
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/jonboulle/clockwork"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -58,7 +58,7 @@ func TestDigestsAreRecordedAndHold(t *testing.T) {
 
 func closeStore(t *testing.T, w *world) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	must(t, w.Close(ctx))
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -296,7 +297,7 @@ func (w *world) stop() {
 		return
 	}
 	if w.Store != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 		if err := w.Close(ctx); err != nil {
 			w.t.Error(err)
 		}
@@ -445,7 +446,7 @@ func wantsUnavailable(t testing.TB, err error) *Unavailable {
 // eventually waits for a condition that another goroutine brings about.
 func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !met(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(testkit.Patience); !met(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never happened: %s", what)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/progress"
 	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -59,7 +60,7 @@ func TestTheOracle(t *testing.T) {
 	all := allCircumstances()
 	ran, died := map[string]int{}, map[string]int{}
 	n := histories
-	if testing.Short() {
+	if !testkit.Long() {
 		n /= 8
 	}
 	for seed := range uint64(n) {
@@ -76,7 +77,7 @@ func TestTheOracle(t *testing.T) {
 		})
 	}
 	t.Logf("%d histories, %d combinations: %v; killed: %v", n, len(all), perKind(ran), died)
-	if testing.Short() || t.Failed() {
+	if !testkit.Long() || t.Failed() {
 		return
 	}
 	for _, c := range all {

@@ -435,7 +435,7 @@ func TestACheckpointIsRestoredFromAStoreThatFailsNowAndThen(t *testing.T) {
 
 // away is how long a store stops for.
 func away(t *testing.T) time.Duration {
-	if testkit.All() && !testing.Short() {
+	if testkit.Long() {
 		return 20 * time.Second
 	}
 	t.Log("it stops for 1 s; it is 20 s with", testkit.Command)

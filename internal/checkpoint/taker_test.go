@@ -15,6 +15,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -270,8 +271,12 @@ func TestATakerThatIsKilledAnywhereLeavesWholeCheckpointsOnly(t *testing.T) {
 	w.steps(10)
 	start := w.bucket.Clone()
 	others := w.others()
+	step := int64(5)
+	if testkit.Long() {
+		step = 1
+	}
 	for _, done := range []bool{false, true} {
-		for calls := int64(1); ; calls++ {
+		for calls := int64(1); ; calls += step {
 			w.bucket = start.Clone()
 			ctx, kill := context.WithCancel(t.Context())
 			faulty := buckettest.NewFaulty(w.bucket)
@@ -296,7 +301,7 @@ func TestATakerThatIsKilledAnywhereLeavesWholeCheckpointsOnly(t *testing.T) {
 			}
 			kill()
 			w.whole()
-			if calls%5 == 0 {
+			if calls/step%5 == 0 {
 				w.recovered(w.options(w.bucket))
 			}
 			next := w.taker(w.bucket, schedule)
@@ -415,7 +420,7 @@ func TestTheScheduleIsKept(t *testing.T) {
 
 func awaitTaken(t *testing.T, taker *Taker, want uint64) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); taker.Status().Taken < want; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(testkit.Patience); taker.Status().Taken < want; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%+v, want %d", taker.Status(), want)
 		}

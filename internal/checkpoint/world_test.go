@@ -23,6 +23,7 @@ import (
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/recovery"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -286,7 +287,7 @@ func (w *world) others() string {
 }
 
 func rounds(n int) int {
-	if testing.Short() {
+	if !testkit.Long() {
 		return max(1, n/4)
 	}
 	return n

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // place is where a story runs: a home directory and addresses of its own.
@@ -106,7 +108,7 @@ func build(t *testing.T) string {
 }
 
 // storyTime bounds one story.
-const storyTime = 5 * time.Minute
+const storyTime = testkit.Patience
 
 // execute runs the script in a process group of its own and returns what it
 // printed. Whatever of the group is left then is killed.

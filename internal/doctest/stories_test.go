@@ -77,9 +77,6 @@ func (s *story) runs() bool {
 }
 
 func TestEveryCommandInTheDocumentsWorks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs servers for some seconds")
-	}
 	program := build(t)
 	for _, d := range documents(t) {
 		for _, s := range d.stories() {
@@ -95,9 +92,6 @@ func TestEveryCommandInTheDocumentsWorks(t *testing.T) {
 const docDirectory = "dir:/mnt/backup/strandline"
 
 func TestEveryProgramInTheDocumentsRuns(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds programs")
-	}
 	p := newPlace(t, build(t))
 	p.execute(t, logScene)
 	for _, d := range documents(t) {

@@ -3,9 +3,8 @@
 //go:build !windows
 
 // Package e2e tests the program as its users run it: a real process on real
-// ports, killed with real signals, spoken to by real clients. What needs only
-// Go runs in every go test; what needs restic or MinIO runs with
-// STRANDLINE_TESTS=all.
+// ports, killed with real signals, spoken to by real clients. All of it runs
+// with STRANDLINE_TESTS=all; without, only what is quick, see quickTests.
 //
 // A test begins with newWorld, which has a state directory and an archive, and
 // starts servers on it. Whatever a server printed is shown when its test
@@ -21,11 +20,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // program is the strandline that all tests run, built by TestMain.
@@ -69,6 +72,64 @@ func inParallel() error {
 		return nil
 	}
 	return flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+}
+
+// quickTests run in every go test: they need nothing but Go, and take a minute
+// of a core together.
+var quickTests = []string{
+	"TestADamagedFrameThatWasDurableIsRefusedAndNamed",
+	"TestADamagedRowIsFound",
+	"TestADiskThatWasRolledBackIsFoundAndIssuesNoSeqTwice",
+	"TestALostServerIsRecoveredFromACheckpointAndWhatCameAfter",
+	"TestAnArchiveAsOfATime",
+	"TestAnArchiveThatIsNotOursIsRefusedAndNotTouched",
+	"TestAPrefixIsToldFromADivergence",
+	"TestAppendOnlyRefusesDeletesButThoseOfLocks",
+	"TestAQuotaIsAnsweredWith507WhateverTheBodysForm",
+	"TestARecoveryGoesOnAsItWasBegun",
+	"TestAServerThatSleptThroughATakeOverIsFenced",
+	"TestAStateDirectoryInUseNamesThePid",
+	"TestATornTailIsCutAndLosesNothingAcknowledged",
+	"TestBackupsSurviveKillsAndTheLossOfTheMachine",
+	"TestBeforeAForkWithoutTheArchive",
+	"TestBodiesThatAreTooLargeAreRefused",
+	"TestEachEventOfAnEpochIsPublishedTheFirstOneToo",
+	"TestHoldServesReadsAndWritesNothing",
+	"TestInitAtTheArchiveOfAnotherLogTouchesNothing",
+	"TestReadsOfDamagedBytesAre500AndNeverWrong",
+	"TestStartsThatAreKilledOverAndOverLoseNothing",
+	"TestTheAdminListenerTellsHealthAndMetrics",
+	"TestTheServerSaysWhereItListensAsRestServerDoes",
+	"TestTLSServesBothVersionsOfHTTPAndNoPlainOne",
+	"TestUsersReachTheirOwnPathsOnly",
+	"TestViewsThatAreGoneOrDamagedAreProjectedAnew",
+	"TestWithAckArchivedEverythingAcknowledgedSurvivesTheLossOfTheMachine",
+	"TestWithoutItsBucketAStartServesReadsUntilItIsBack",
+}
+
+// unlessQuick ends a test that is not one of them, unless all are to run.
+func unlessQuick(t *testing.T) {
+	t.Helper()
+	name, _, _ := strings.Cut(t.Name(), "/")
+	if !testkit.All() && !slices.Contains(quickTests, name) {
+		t.Skip("drives real processes for some seconds; all tests are run by:", testkit.Command)
+	}
+}
+
+func TestTheQuickTestsAreThere(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	must(t, err)
+	var all strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		all.Write(text)
+	}
+	for _, name := range quickTests {
+		if !strings.Contains(all.String(), "func "+name+"(t *testing.T)") {
+			t.Errorf("there is no %s", name)
+		}
+	}
 }
 
 // newRandom returns random numbers that can be had again.

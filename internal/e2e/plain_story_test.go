@@ -17,13 +17,24 @@ import (
 	"time"
 
 	"github.com/strandline-project/strandline/internal/plainclient"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
-// The story's measures.
-const (
-	storyFiles = 2000
-	storyKills = 10 // of the server, each inside of a backup
-)
+// storyFiles is how many files the stories back up.
+func storyFiles() int {
+	if testkit.Long() {
+		return 2000
+	}
+	return 400
+}
+
+// storyKills is how often the server is killed, each time inside of a backup.
+func storyKills() int {
+	if testkit.Long() {
+		return 10
+	}
+	return 3
+}
 
 // TestBackupsSurviveKillsAndTheLossOfTheMachine is the life of a block, with
 // the built-in client: backups while the server is killed at random moments,
@@ -34,7 +45,7 @@ func TestBackupsSurviveKillsAndTheLossOfTheMachine(t *testing.T) {
 	st := newPlainStory(t)
 	st.backup() // undisturbed
 	load := startLoad(t, st.server.door("load", "blocks"))
-	st.backupsUnderFire(storyKills)
+	st.backupsUnderFire(storyKills())
 	st.check(2)
 	load.check(false)
 	lost := st.loseTheMachine()
@@ -66,7 +77,7 @@ func newPlainStory(t *testing.T) *plainStory {
 	t.Helper()
 	random := newRandom(t)
 	st := &plainStory{world: initialised(t), random: random, saved: map[string]map[string]string{}}
-	st.tree = newTree(t, random, storyFiles)
+	st.tree = newTree(t, random, storyFiles())
 	st.server = st.serve("a", "--record-every", "500")
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	st.fuse = &fuse{next: transport}

@@ -53,7 +53,7 @@ func TestResticOnADirectory(t *testing.T) {
 	testkit.Need(t, "restic")
 	t.Parallel()
 	random := newRandom(t)
-	st := newResticStory(t, newWorld(t), random, newTree(t, random, storyFiles))
+	st := newResticStory(t, newWorld(t), random, newTree(t, random, storyFiles()))
 	st.disturbances = []func(){st.nats.stop, st.nats.start, st.nats.stop, st.nats.start}
 	st.tell()
 }

@@ -19,11 +19,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // patience is how long anything may take before the test gives it up. It is
 // no measure of speed: the machine may be busy.
-const patience = 90 * time.Second
+const patience = testkit.Patience
 
 // world is one log: its archive and the folder in which its servers live.
 type world struct {
@@ -36,6 +38,7 @@ type world struct {
 // newWorld makes a folder with a directory archive that is not initialised.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	unlessQuick(t)
 	dir := t.TempDir()
 	return &world{t: t, dir: dir, archive: "dir:" + filepath.Join(dir, "archive")}
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var testLog = eventlog.ID{0xab, 1, 2, 3}
 
 // deadline is when a test that waits for a condition gives up.
-const deadline = 30 * time.Second
+const deadline = testkit.Patience
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()

@@ -12,13 +12,13 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
 	"github.com/strandline-project/strandline/internal/progress"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -253,7 +253,7 @@ func serveUntil(ctx context.Context, t *testing.T, s Server, hosts ...string) *C
 	go func() { done <- server.Serve(listener) }()
 	t.Cleanup(func() {
 		cancel()
-		bounded, stop := context.WithTimeout(context.Background(), 10*time.Second)
+		bounded, stop := context.WithTimeout(context.Background(), testkit.Patience)
 		defer stop()
 		if err := server.Shutdown(bounded); err != nil {
 			t.Errorf("shut down: %v", err)
@@ -267,7 +267,7 @@ func serveUntil(ctx context.Context, t *testing.T, s Server, hosts ...string) *C
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

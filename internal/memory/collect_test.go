@@ -8,6 +8,8 @@ import (
 	"runtime/metrics"
 	"testing"
 	"time"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 func TestTheHeapGrowsToItsSize(t *testing.T) {
@@ -43,7 +45,7 @@ func TestEachCollectionSetsTheGrowth(t *testing.T) {
 		block := make([]byte, kept)
 		runtime.GC()
 		want := func() bool { return percent() == growth(size, alive()) }
-		for deadline := time.Now().Add(20 * time.Second); !want(); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(testkit.Patience); !want(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%d %% with %d bytes alive, want %d", percent(), alive(), growth(size, alive()))
 			}

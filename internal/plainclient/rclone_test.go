@@ -29,7 +29,7 @@ func TestAnotherProgramsServerServesThisClientToo(t *testing.T) {
 	c, err := New("http://"+addr+"/alice/laptop/", Options{GiveUp: time.Minute})
 	must(t, err)
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	must(t, c.Init(ctx)) // repeats until the server is there
 	tree := writeTree(t)

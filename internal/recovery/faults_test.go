@@ -137,7 +137,7 @@ func TestARecoveryFromASlowStoreAsksForMuchAtOnce(t *testing.T) {
 
 // pause is how long a store does not answer: less than a read is tried again.
 func pause(t *testing.T) time.Duration {
-	if testkit.All() && !testing.Short() {
+	if testkit.Long() {
 		return 20 * time.Second
 	}
 	t.Log("a pause of 1 s; it is 20 s with", testkit.Command)

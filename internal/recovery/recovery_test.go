@@ -21,6 +21,7 @@ import (
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 	"github.com/strandline-project/strandline/projector/modeltest"
@@ -155,7 +156,7 @@ func rows(t *testing.T, v *projector.View) string {
 }
 
 func seeds(n uint64) uint64 {
-	if testing.Short() {
+	if !testkit.Long() {
 		return n / 8
 	}
 	return n

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // halfRequest sends a request that is not whole, ends the sending direction,
@@ -27,7 +28,7 @@ func (d *door) halfRequest(request string) (status int, rest string) {
 		d.t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err := io.WriteString(conn, request); err != nil {
 		d.t.Fatal(err)
 	}

@@ -23,6 +23,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // TestMain looks for goroutines left over. net/http waits half a second before
@@ -119,7 +121,7 @@ func (d *door) raw(request string) (status int, rest string) {
 		d.t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(testkit.Patience))
 	if _, err := io.WriteString(conn, request); err != nil {
 		d.t.Fatal(err)
 	}

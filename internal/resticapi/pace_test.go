@@ -20,6 +20,7 @@ import (
 
 	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // hurried makes a Handler lose patience at once.
@@ -91,8 +92,9 @@ func (o observeGets) Observe(method, _ string, _ int, _, out int64, _ time.Durat
 // TestASlowStoreIsNotTheClientsFault lets the Store pause for longer than a
 // client may, in the middle of the body and after it.
 func TestASlowStoreIsNotTheClientsFault(t *testing.T) {
+	testkit.NeedLong(t, "a client that this machine does not let run for seconds falls behind, too")
 	t.Parallel()
-	const grace = 3 * time.Second // a client that this machine does not let run falls behind, too
+	const grace = 3 * time.Second
 	patience := func(h *Handler) { h.pace = pace{rate: 1 << 10, readGrace: grace, writeGrace: time.Minute} }
 	for name, open := range map[string]func(*testing.T) *door{
 		"HTTP/1.1": func(t *testing.T) *door { return openDoorWith(t, patience) },

@@ -29,9 +29,6 @@ type restic struct {
 // newRestic returns a client for the repository at url.
 func newRestic(t testing.TB, url string, args ...string) *restic {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a life with restic takes half a minute")
-	}
 	home := t.TempDir()
 	env := []string{
 		"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + home, "RESTIC_CACHE_DIR=" + filepath.Join(home, "cache"),

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/strandline-project/strandline/internal/blockstore"
+	"github.com/strandline-project/strandline/internal/testkit"
 )
 
 // writeCertificate makes a key pair for 127.0.0.1 and returns its files.
@@ -261,7 +262,7 @@ func TestClientsThatNeverEndTheirHeadersAreDroppedAndHoldNobodyUp(t *testing.T) 
 		t.Errorf("a healthy client: %d", status)
 	}
 	for i, conn := range idle {
-		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {

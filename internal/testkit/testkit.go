@@ -7,6 +7,8 @@
 // Tests that need one run only with STRANDLINE_TESTS=all in the environment,
 // and then a missing program is a failure. Otherwise they skip and name the
 // command that runs all, so that a plain go test needs Go alone and is quick.
+//
+// What takes long is long with the same switch only; see Long.
 package testkit
 
 import (
@@ -17,13 +19,34 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Command is what runs every test, those that need other programs included.
 const Command = "go run ./internal/testkit/servers && STRANDLINE_TESTS=all go test -timeout 40m ./..."
 
+// Patience is how long a test waits for what must come about, before it calls it
+// missing. It measures nothing: a machine may be as busy as it likes.
+const Patience = 5 * time.Minute
+
 // All reports whether the tests that need other programs run.
 func All() bool { return os.Getenv("STRANDLINE_TESTS") == "all" }
+
+// Long reports whether tests run at their full length: every seed, every byte,
+// every place at which a process may be killed. Otherwise each does a part of
+// that, so that a plain go test takes some minutes on a small machine. It is so
+// with STRANDLINE_TESTS=all, unless -short is given: then all tests run that
+// need other programs, and each does its part.
+func Long() bool { return All() && !testing.Short() }
+
+// NeedLong ends a test that has no shorter form, unless tests run at their
+// full length.
+func NeedLong(t testing.TB, why string) {
+	t.Helper()
+	if !Long() {
+		t.Skipf("%s; all tests are run by: %s", why, Command)
+	}
+}
 
 // Need returns the path of a program, such as "restic", or ends the test.
 func Need(t testing.TB, program string) string {

@@ -3,9 +3,11 @@
 package testkit
 
 import (
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -87,4 +89,40 @@ func TestAStoppedServerKeepsItsDataAndItsPort(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever is long runs in a share of .ci/rotate.
+func TestEveryPackageWithLongTestsRotates(t *testing.T) {
+	root, err := repositoryRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile(filepath.Join(root, ".ci", "rotate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	err = filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), "testkit"+".Long(") && !strings.Contains(string(text), "testkit"+".NeedLong(") {
+			return err
+		}
+		seen++
+		folder, err := filepath.Rel(root, filepath.Dir(path))
+		if top, _, _ := strings.Cut(folder, "/"); !rotates(string(script), folder) && !rotates(string(script), top+"/...") {
+			t.Errorf("%s has tests that are long, and .ci/rotate does not run ./%s", path, folder)
+		}
+		return err
+	})
+	if err != nil || seen < 5 {
+		t.Errorf("%d files with long tests: %v", seen, err)
+	}
+}
+
+// rotates reports whether a share of script tests the packages.
+func rotates(script, packages string) bool {
+	return regexp.MustCompile(`(?m)^\t"full .*\./` + regexp.QuoteMeta(packages) + `[ "]`).MatchString(script)
 }

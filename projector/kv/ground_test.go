@@ -18,6 +18,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/strandline-project/strandline/internal/testkit"
 	"github.com/strandline-project/strandline/projector"
 	"github.com/strandline-project/strandline/projector/kv"
 )
@@ -128,7 +129,7 @@ func ends(t *testing.T, what func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(2 * time.Minute):
+	case <-time.After(testkit.Patience):
 		t.Fatal("it waits for a disk that is full")
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 )
 
 // spoils are what can be found in the place of a file that is to be read.
@@ -79,12 +78,12 @@ func TestAPayloadFileThatCannotBeReadStopsNobodyButItsReader(t *testing.T) {
 
 				must(t, os.Rename(g.Path(), g.Path()+".away"))
 				must(t, file.spoil(g.Path()))
-				within(t, 10*time.Second, "reading what cannot be read", func() {
+				within(t, "reading what cannot be read", func() {
 					if err := reader.read(l, g, e); err == nil || !namesFirst(err) {
 						t.Errorf("reading %s gives %v, want an error that names the generation", reader.name, err)
 					}
 				})
-				within(t, 10*time.Second, "the log", func() { expectAlive(t, l) })
+				within(t, "the log", func() { expectAlive(t, l) })
 
 				must(t, os.RemoveAll(g.Path()))
 				must(t, os.Rename(g.Path()+".away", g.Path()))

@@ -44,6 +44,8 @@ type known struct {
 	spans    spans               // where seqs lie, as far as read
 	foreign  map[string]struct{} // keys under our prefixes that are not ours, at most maxForeign
 	expected uint64              // an ordinal known to have been archived; 0 for none
+	unsafe   error               // why nothing may be put; nil: nothing is known against it
+	changed  map[string]struct{} // keys of objects that are not what was archived, at most maxWarned
 }
 
 // readLimit is how long a read is tried again.
@@ -96,7 +98,7 @@ func Open(ctx context.Context, bucket Bucket) (*Archive, error) {
 // for a server that knows its log and starts while the bucket is away. Every
 // object that is read must name logID.
 func At(bucket Bucket, logID eventlog.ID) *Archive {
-	return &Archive{bucket: bucket, logID: logID, known: &known{foreign: map[string]struct{}{}, warned: map[string]struct{}{}}}
+	return &Archive{bucket: bucket, logID: logID, known: &known{foreign: map[string]struct{}{}, warned: map[string]struct{}{}, changed: map[string]struct{}{}}}
 }
 
 // Through returns the same archive, with all that is known of it from either
@@ -126,21 +128,6 @@ func readManifest(ctx context.Context, bucket Bucket) (*manifest, error) {
 		return nil, fmt.Errorf("open %v: %s names no log; restore it from another copy", bucket, ManifestKey)
 	}
 	return &found, nil
-}
-
-// Writable says whether the bucket takes objects, without leaving one: it puts
-// strandline.json, as it is there, once more, and a bucket that takes objects
-// answers that it exists. It asks once. (Of a store without put-if-absent it
-// says nothing: SingleWriter looks before it puts.)
-func (a *Archive) Writable(ctx context.Context) error {
-	text, err := readAll(ctx, a.bucket, ManifestKey, 0, maxManifest)
-	if err == nil {
-		err = a.bucket.PutIfAbsent(ctx, ManifestKey, BytesBody(text))
-	}
-	if err != nil && !errors.Is(err, ErrExists) {
-		return fmt.Errorf("put %s into %v: %w", ManifestKey, a.bucket, err)
-	}
-	return nil
 }
 
 // LogID returns the identity of the archived log.

@@ -14,8 +14,12 @@ import (
 
 // Owns returns nil when, at a moment after the call began, no epoch after the
 // given one was claimed; ErrFenced when one is. It asks until it knows, for
-// half a minute.
+// half a minute. Nobody has anything to put into a store that does not keep
+// put-if-absent.
 func (a *Archive) Owns(ctx context.Context, epoch uint32) error {
+	if err := a.Unsafe(); err != nil {
+		return err
+	}
 	err := retry(ctx, readLimit, func() error {
 		err := a.stillOurs(ctx, epoch)
 		if errors.Is(err, ErrFenced) {

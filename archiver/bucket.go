@@ -66,6 +66,8 @@ var (
 	// ErrThrottled says that the store took too much as it was asked, and did
 	// nothing.
 	ErrThrottled = errors.New("the store asks for fewer requests")
+	// ErrDenied says that the store does not let us do what was asked of it.
+	ErrDenied = errors.New("the store denies it")
 	// ErrUnsupported says that the store does not do what was asked of it: it
 	// refuses the condition of a put, or ignores it. Asking again is in vain.
 	ErrUnsupported = errors.New("the store does not do what an archive needs of it")

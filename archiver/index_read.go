@@ -205,11 +205,14 @@ func (a *Archive) warnOnce(key, message string, args ...any) {
 	if told {
 		return
 	}
-	log := a.logger
-	if log == nil {
-		log = slog.Default()
+	a.log().Warn(message, args...)
+}
+
+func (a *Archive) log() *slog.Logger {
+	if a.logger == nil {
+		return slog.Default()
 	}
-	log.Warn(message, args...)
+	return a.logger
 }
 
 // maxWarned bounds the keys that are remembered to have been warned of; those

@@ -84,7 +84,7 @@ func (w *indexWriter) read(ctx context.Context, object ObjectInfo) (storedFooter
 		if err == nil {
 			return s, nil
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, errChanged) {
 			return s, err
 		}
 	}
@@ -100,7 +100,7 @@ func (w *indexWriter) read(ctx context.Context, object ObjectInfo) (storedFooter
 	return storedFooter{object, trailer, footer}, nil
 }
 
-// errNotLocal says that a local copy is not what the archive has, or is gone.
+// errNotLocal says that a local copy is damaged, or gone.
 var errNotLocal = errors.New("no local copy")
 
 // readLocal takes the footer from the local copy, when the object in the
@@ -110,8 +110,8 @@ func (w *indexWriter) readLocal(ctx context.Context, object ObjectInfo, g *event
 	if err != nil {
 		return storedFooter{}, err
 	}
-	if *own != *g.Trailer {
-		return storedFooter{}, errNotLocal
+	if *own != *g.Trailer { // whatever is there now, it is no history to bind
+		return storedFooter{}, fmt.Errorf("%w: %w", eventlog.ErrObjectDamaged, w.archive.alarm(object.Key()))
 	}
 	f, err := os.Open(g.Path())
 	if err != nil {

@@ -206,15 +206,7 @@ func (x *Indexer) write(ctx context.Context, run uint64) (IndexInfo, error) {
 }
 
 // allowed returns nil when the log is known to be still ours.
-func (x *Indexer) allowed(ctx context.Context) error {
-	return retry(ctx, readLimit, func() error {
-		err := x.Archive.stillOurs(ctx, x.Epoch)
-		if errors.Is(err, ErrFenced) {
-			return permanent(err)
-		}
-		return err
-	})
-}
+func (x *Indexer) allowed(ctx context.Context) error { return x.Archive.Owns(ctx, x.Epoch) }
 
 // local returns the generations of a run that are at hand.
 func (x *Indexer) local(run uint64) map[uint64]*eventlog.Generation {

@@ -124,7 +124,10 @@ func (j *Janitor) doomed(archived []*eventlog.Generation) []*eventlog.Generation
 // drop removes one generation when the archive, which has listed it as object,
 // shows once more that it has it.
 func (j *Janitor) drop(ctx context.Context, g *eventlog.Generation, object ObjectInfo) error {
-	if object.First != g.Ordinal || object.Size != g.Size() {
+	if object.First == g.Ordinal && object.Size != g.Size() {
+		return j.Archive.alarm(object.Key())
+	}
+	if object.First != g.Ordinal {
 		return fmt.Errorf("%s is archived, but the archive's list does not show it; its local copy stays", g)
 	}
 	// From the object itself: an index object's copy of its metadata is no proof
@@ -134,7 +137,7 @@ func (j *Janitor) drop(ctx context.Context, g *eventlog.Generation, object Objec
 		return err
 	}
 	if *trailer != *g.Trailer {
-		return fmt.Errorf("%s is archived, but reads back differently; its local copy stays", g)
+		return j.Archive.alarm(object.Key())
 	}
 	return j.Log.Drop(g)
 }

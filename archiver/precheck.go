@@ -29,6 +29,9 @@ func (s *Start) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkMark(ctx, objects[0]); err != nil {
+		return err
+	}
 	if s.issued() > s.highest.Epoch { // another server may have claimed and shipped in between
 		if err := s.readClaims(ctx); err != nil {
 			return err
@@ -49,6 +52,23 @@ func (s *Start) check(ctx context.Context) error {
 	}
 	return fmt.Errorf("%w: %s. If that server is gone for good, or will never be started again, start with --take-over: "+
 		"what it acknowledged and did not archive is lost to this one", ErrTakeOver, s.highest)
+}
+
+// checkMark refuses an archive in which the last object that this directory
+// knows is not the one that it was: what is archived never changes.
+func (s *Start) checkMark(ctx context.Context, first ObjectInfo) error {
+	mark := s.Dir.State().Archived
+	if mark == nil || first.First != mark.Ordinal {
+		return nil
+	}
+	trailer, err := s.Archive.Trailer(ctx, first)
+	if err != nil {
+		return err
+	}
+	if trailer.Last != mark.Seq {
+		return fmt.Errorf("%w: it ends with seq %s, it ended with %s: %w", eventlog.ErrObjectDamaged, trailer.Last, mark.Seq, s.Archive.alarm(first.Key()))
+	}
+	return nil
 }
 
 // readClaims finds out who owns the log.

@@ -4,6 +4,7 @@ package archiver_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -25,6 +26,7 @@ type server struct {
 	bucket *buckettest.Faulty // its way to the bucket
 	views  *views
 	step   func(what string) // called between the local steps of a start, may be nil
+	said   *slog.Logger      // of the shipper; nil: nobody hears it
 
 	// While it runs:
 	dir     *archiver.StateDir
@@ -163,7 +165,8 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func (s *server) serve(archive *archiver.Archive) {
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.Background())
-	s.shipper = &archiver.Shipper{Archive: archive, Log: s.log, Epoch: s.started.Head.Epoch, Shipped: s.started.Shipped, Logger: quiet()}
+	logger := cmp.Or(s.said, quiet())
+	s.shipper = &archiver.Shipper{Archive: archive, Log: s.log, Epoch: s.started.Head.Epoch, Shipped: s.started.Shipped, Logger: logger}
 	s.janitor = &archiver.Janitor{Archive: archive, Log: s.log, Dir: s.dir, Logger: quiet(), Now: time.Now, MinAge: 10 * time.Minute}
 	s.ended = make(chan struct{})
 	s.w.running[s] = true

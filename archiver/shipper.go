@@ -44,11 +44,16 @@ type Shipper struct {
 	// Idle is how often the claim is checked while there is nothing to ship;
 	// default 5 s.
 	Idle time.Duration
+	// CheckEvery is how often the store is asked whether it still keeps
+	// put-if-absent; default a day. A start has asked before.
+	CheckEvery time.Duration
 	// Archived is told of each ordinal that is archived now; it must not wait.
 	// May be nil.
 	Archived func(ordinal uint64)
 
 	mu          sync.Mutex
+	checkAt     time.Time // owned by Run; when the store is asked again
+	said        string    // owned by mu; why the bucket does not answer, as it was logged last
 	lastErr     error     // owned by mu; of the last try, nil after a success
 	since       time.Time // owned by mu; when the bucket stopped answering
 	last        time.Time // owned by mu; when the last object was archived
@@ -62,6 +67,9 @@ func (s *Shipper) Run(ctx context.Context) error {
 	if s.Idle == 0 {
 		s.Idle = 5 * time.Second
 	}
+	if s.CheckEvery == 0 {
+		s.CheckEvery = checkEvery
+	}
 	err := s.run(ctx)
 	if errors.Is(err, ErrFenced) {
 		s.Log.Fence(err)
@@ -72,6 +80,7 @@ func (s *Shipper) Run(ctx context.Context) error {
 func (s *Shipper) run(ctx context.Context) error {
 	shipped := s.Shipped
 	for {
+		s.checkStore(ctx)
 		g, err := s.next(ctx, shipped)
 		switch {
 		case errors.Is(err, errIdle):
@@ -87,7 +96,12 @@ func (s *Shipper) run(ctx context.Context) error {
 		if g.Ordinal != shipped+1 {
 			return fmt.Errorf("%w: generation %d is to be shipped, the archive ends at %d", eventlog.ErrDamaged, g.Ordinal, shipped)
 		}
-		if err := s.ship(ctx, g); err != nil {
+		err = s.ship(ctx, g)
+		if errors.Is(err, ErrUnsupported) {
+			s.stopPutting(err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		shipped = g.Ordinal
@@ -96,10 +110,18 @@ func (s *Shipper) run(ctx context.Context) error {
 
 var errIdle = errors.New("nothing to ship")
 
-// next waits for the next closed generation, at most Idle.
+// next waits for the next closed generation, at most Idle. In a store that does
+// not keep put-if-absent there is nothing to ship.
 func (s *Shipper) next(ctx context.Context, after uint64) (*eventlog.Generation, error) {
 	waiting, cancel := context.WithTimeout(ctx, s.Idle)
 	defer cancel()
+	if s.Archive.Unsafe() != nil {
+		<-waiting.Done()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return nil, errIdle
+	}
 	g, err := s.Log.NextClosed(waiting, after)
 	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		return nil, errIdle
@@ -172,12 +194,18 @@ func (n noting) PutIfAbsent(ctx context.Context, key string, body Body) error {
 	return err
 }
 
-// note remembers whether the bucket answers.
+// note remembers whether the bucket answers, and takes what is put. Why not is
+// logged once, however often it is tried.
 func (s *Shipper) note(err error) {
+	if err == nil {
+		err = s.Archive.Unsafe()
+	}
 	now := time.Now()
 	s.mu.Lock()
 	before := s.lastErr
 	s.lastErr = err
+	news := reason(err) != s.said
+	s.said = reason(err)
 	if err != nil && before == nil {
 		s.since = now
 	}
@@ -186,10 +214,24 @@ func (s *Shipper) note(err error) {
 	switch {
 	case err != nil && !errors.Is(err, ErrFenced):
 		s.Log.ArchiveAway()
-		s.Logger.Warn("the archive does not answer; trying again", "since", since, "error", err)
+		if news {
+			s.Logger.Warn("the archive takes nothing now; trying again", "since", since, "error", err)
+		}
 	case err == nil && before != nil:
 		s.Logger.Info("the archive answers again", "away", now.Sub(since).Round(time.Millisecond))
 	}
+}
+
+// reason is what an error comes down to: two tries that fail alike can differ in
+// the names of files. "" is none.
+func reason(err error) string {
+	for err != nil && errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // Away returns why and since when the archive does not answer, nil while it

@@ -88,10 +88,13 @@ func endOf(t *eventlog.Trailer) end {
 }
 
 // Run does the steps. What it refuses for good is ErrFenced, ErrTakeOver,
-// ErrHole, ErrOtherLog, ErrFormat or eventlog.ErrDamaged; after any other
+// ErrUnsupported, ErrHole, ErrOtherLog, ErrFormat or eventlog.ErrDamaged; after any other
 // error (the archive did not answer, or ErrNotTaken) it may be run again.
 func (s *Start) Run(ctx context.Context) (*Started, error) {
 	if err := s.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.checkStore(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.takeEpoch(ctx); err != nil {

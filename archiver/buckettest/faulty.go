@@ -39,6 +39,9 @@ type Hooks struct {
 	// After runs when a call has had its effect: an error is a call that
 	// failed but was done, a lost response.
 	After func(ctx context.Context, op Op, key string) error
+	// Ignore makes puts of a key replace what is there: the store, or a proxy
+	// before it, overlooks the condition.
+	Ignore func(key string) bool
 	// Hide leaves a key out of lists.
 	Hide func(key string) bool
 	// Cut breaks the transfer of a get after that many bytes; negative does not.
@@ -158,6 +161,11 @@ func (f *Faulty) PutIfAbsent(ctx context.Context, key string, body archiver.Body
 	}
 	if held, err := f.holdBack(key, body); held || err != nil {
 		return errors.Join(err, fmt.Errorf("put %s: no answer yet: %w", key, ErrInjected))
+	}
+	if hooks.Ignore != nil && hooks.Ignore(key) {
+		if err := f.bucket.Delete(ctx, key); err != nil {
+			return err
+		}
 	}
 	return hooks.leave(ctx, Put, key, f.bucket.PutIfAbsent(ctx, key, body))
 }

@@ -305,6 +305,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", archiver.ErrNotFound, err)
 	case response.StatusCode == http.StatusServiceUnavailable, response.StatusCode == http.StatusTooManyRequests, response.Code == "SlowDown":
 		return fmt.Errorf("%w: %w", archiver.ErrThrottled, err)
+	case response.StatusCode == http.StatusForbidden && response.Code == minio.AccessDenied && named:
+		return fmt.Errorf("%w: %w", archiver.ErrDenied, err)
 	case response.Code == minio.NoSuchBucket:
 		return fmt.Errorf("%w; create the bucket first, or correct its name", err)
 	case response.Code == "RequestTimeTooSkewed":

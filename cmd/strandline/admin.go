@@ -144,7 +144,22 @@ func (a *app) Status() httpapi.Status {
 		}
 	}
 	status.Next = nextSteps(&status)
+	a.archiveStatus(&status)
 	return status
+}
+
+// archiveStatus tells of an archive that cannot be trusted any more.
+func (a *app) archiveStatus(status *httpapi.Status) {
+	if n := a.archive.Changed(); n > 0 {
+		status.Warnings = append(status.Warnings, fmt.Sprintf("%d archived objects were written over by somebody; the log names them: restore their earlier versions", n))
+	}
+	if err := a.archive.Unsafe(); err != nil {
+		status.Warnings = append(status.Warnings, err.Error())
+		status.Next = []string{
+			"strandline archive probe --archive '" + status.Archive + "' shows what the store does not keep; undo what was changed at it",
+			"the store is asked again every minute, and shipping goes on by itself; nothing is lost meanwhile, and what waits for the archive is answered with 503",
+		}
+	}
 }
 
 func (a *app) feedStatus() httpapi.Feed {
@@ -307,6 +322,7 @@ func (a *app) gauges() metrics.State {
 	state := metrics.State{
 		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy, Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
 		Warnings: len(s.warnings), FeedPublished: stats.Published, FeedDropped: stats.Dropped, FeedRefused: stats.Refused, FeedConnected: stats.Connected,
+		ArchiveUnsafe: a.archive.Unsafe() != nil, ArchiveChanged: a.archive.Changed(),
 	}
 	phaseGauges(&state, a.progress.Snapshot(), a.reads.Stats())
 	if s.serving == nil {
@@ -314,6 +330,12 @@ func (a *app) gauges() metrics.State {
 	}
 	s.serving.drills.gauges(&state)
 	state.Warnings += len(s.serving.drills.warnings())
+	if state.ArchiveUnsafe {
+		state.Warnings++
+	}
+	if state.ArchiveChanged > 0 {
+		state.Warnings++
+	}
 	state.Committed, _ = s.log.Committed()
 	state.Archived = s.log.Archived()
 	behind := lagBetween(s.log, state.Archived, state.Committed)

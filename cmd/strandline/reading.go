@@ -106,6 +106,9 @@ func (a *app) awaitArchive(ctx context.Context, pause time.Duration) error {
 			err = a.archive.Writable(try)
 		}
 		cancel()
+		if errors.Is(err, archiver.ErrUnsupported) || errors.Is(err, archiver.ErrDenied) {
+			err = nil // the start judges it
+		}
 		if err == nil && time.Since(began) >= pause {
 			return nil
 		}

@@ -5,6 +5,11 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,11 +57,94 @@ func TestAStoreThatBeginsToRefuseConditionsEndsTheNextStart(t *testing.T) {
 	w.serve("a").endsCleanly()
 	proxy.Add(refusesConditions)
 	s := w.newServer("a")
-	s.refusesToStart(8, "If-None-Match")
+	s.refusesToStart(8, "If-None-Match", "--single-writer")
 	if strings.Contains(s.printed(), "does not answer") {
 		t.Error("it is told that the store does not answer")
 	}
 	s.flags = []string{"--single-writer"}
 	s.start()
 	s.endsCleanly()
+}
+
+// stores runs a test at both stores.
+func stores(t *testing.T, test func(t *testing.T, store *testkit.S3)) {
+	for name, open := range map[string]func(testing.TB) *testkit.S3{"MinIO": testkit.MinIO, "versitygw": testkit.VersityGW} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t))
+		})
+	}
+}
+
+func TestAStoreThatBeginsToIgnoreConditionsEndsTheNextStart(t *testing.T) {
+	t.Parallel()
+	stores(t, func(t *testing.T, store *testkit.S3) {
+		w, proxy := proxied(t, store)
+		w.init()
+		proxy.Add(testkit.Rule{When: testkit.On(testkit.Put, ""), Do: testkit.IgnoreCondition})
+		s := w.newServer("a")
+		s.refusesToStart(8, "ignores the condition", "--single-writer")
+		proxy.Clear()
+		s.start()
+		if epoch := s.status().Epoch; epoch != 2 {
+			t.Errorf("the start that was refused claimed an epoch: this one has %d", epoch)
+		}
+		s.endsCleanly()
+	})
+}
+
+func TestAStoreThatDeniesPutsOfWhatIsThereIsServed(t *testing.T) {
+	t.Parallel()
+	w, proxy := proxied(t, testkit.MinIO(t))
+	w.init()
+	rule := proxy.Add(testkit.Rule{When: testkit.On(testkit.Put, "strandline.json"), Do: testkit.Forbidden})
+	s := w.serve("a")
+	if rule.Count() != 1 || !strings.Contains(s.printed(), "could not be found out") {
+		t.Errorf("it was asked %d times, and says nothing of it", rule.Count())
+	}
+	s.endsCleanly()
+}
+
+func TestAStoreThatBeginsToRefuseConditionsIsGivenNothingUntilItKeepsThemAgain(t *testing.T) {
+	t.Parallel()
+	w, proxy := proxied(t, testkit.MinIO(t))
+	w.init()
+	s := w.serve("a")
+	d := s.door("alice", "laptop")
+	d.create()
+	d.store("locks", []byte("a lock"))
+	s.awaitArchived()
+	refused := proxy.Add(refusesConditions)
+	d.store("data", []byte("a block"))
+	eventually(t, "it is told", func() error { return s.scrapes("strandline_archive_unsafe 1") })
+	status := s.status()
+	if !slices.ContainsFunc(status.Warnings, func(text string) bool { return strings.Contains(text, "--single-writer") }) || status.Mode != "serving" {
+		t.Errorf("mode %s, warnings %q", status.Mode, status.Warnings)
+	}
+	if n := strings.Count(s.printed(), "takes nothing"); n != 1 {
+		t.Errorf("it is logged %d times", n)
+	}
+	if n := refused.Count(); n > 3 {
+		t.Errorf("%d puts were tried", n)
+	}
+	proxy.Clear()
+	s.awaitArchived()
+	must(t, s.scrapes("strandline_archive_unsafe 0"))
+	s.endsCleanly()
+	w.recover("b", 0)
+	w.compare("equal", w.path("a"), w.path("b"))
+}
+
+// scrapes looks for a line among the server's metrics.
+func (s *server) scrapes(line string) error {
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Get("http://" + s.admin + "/metrics")
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(answer.Body)
+	if err = errors.Join(err, answer.Body.Close()); err == nil && !strings.Contains(string(text), "\n"+line+"\n") {
+		err = fmt.Errorf("the metrics lack %q", line)
+	}
+	return err
 }

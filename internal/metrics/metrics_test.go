@@ -39,7 +39,7 @@ func example() State {
 		IndexWritten: 7, IndexFailed: 2, IndexMissing: 1,
 		Checkpoint: CheckpointState{Seq: eventlog.MakeSeq(7, 1000), Time: time.Unix(1_764_000_000, 0), Took: 1500 * time.Millisecond, Bytes: 5 << 20,
 			Uploaded: 6 << 20, Taken: 3, Failures: 1},
-		Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
+		ArchiveUnsafe: true, ArchiveChanged: 2, Fenced: true, Lossy: true, Barred: 2, Warnings: 1,
 		DrillRunning: true, DrillFailed: true, DrillLastSuccess: time.Unix(1795485600, 0), DrillRTO: 90 * time.Second, DrillsPassed: 3, DrillsFailed: 1, DrillsUndone: 2,
 		Phase: "project", PhaseDone: 10, PhaseExpected: 40,
 		PhaseEventsPerSecond: 250_000, PhaseBytesPerSecond: 3 << 20, PhaseLeft: 90 * time.Second, EndLeft: 150 * time.Second, PhaseBinds: "disk",
@@ -77,7 +77,7 @@ func TestNamesAndUnitsFollowPrometheusRules(t *testing.T) {
 // against: every name of ours, its help and its labels' values.
 func TestTheExportedMetrics(t *testing.T) {
 	names := []string{
-		"strandline_applied_epoch", "strandline_applied_seq", "strandline_archive_lag_events", "strandline_archive_lag_seconds",
+		"strandline_applied_epoch", "strandline_applied_seq", "strandline_archive_changed_objects", "strandline_archive_lag_events", "strandline_archive_lag_seconds", "strandline_archive_unsafe",
 		"strandline_archived_epoch", "strandline_archived_seq", "strandline_backlog_bytes", "strandline_backlog_generations",
 		"strandline_barred_machines", "strandline_checkpoint_bytes", "strandline_checkpoint_duration_seconds", "strandline_checkpoint_failures_total",
 		"strandline_checkpoint_last_success_timestamp_seconds", "strandline_checkpoint_seq", "strandline_checkpoint_uploaded_bytes_total",

@@ -31,6 +31,9 @@ type State struct {
 	IndexMissing              int    // archived runs without one
 	Checkpoint                CheckpointState
 
+	ArchiveUnsafe  bool // its store does not keep put-if-absent: nothing is put
+	ArchiveChanged int  // objects that are not what was archived
+
 	Poisoned, Fenced, Lossy bool
 	Barred                  int // machines
 	Warnings                int
@@ -98,6 +101,7 @@ type stateCollector struct {
 	connected                         *prometheus.Desc
 	indexWritten, indexFailed         *prometheus.Desc
 	indexMissing                      *prometheus.Desc
+	unsafe, changed                   *prometheus.Desc
 	poisoned, fenced, hold, lossy     *prometheus.Desc
 	barred, warnings                  *prometheus.Desc
 	recoveryDone, recoveryExpected    *prometheus.Desc
@@ -137,6 +141,8 @@ func newStateCollector() *stateCollector {
 		indexWritten:       desc("index_objects_written_total", "Index objects put into the archive, each with the footers of 256 objects."),
 		indexFailed:        desc("index_objects_failed_total", "Tries to write an index object that failed. They are made again; nothing waits for them."),
 		indexMissing:       desc("index_objects_missing", "Runs of 256 archived objects without an index object: a recovery reads them one by one."),
+		unsafe:             desc("archive_unsafe", "1 while the archive's store does not keep put-if-absent: nothing is put into it."),
+		changed:            desc("archive_changed_objects", "Archived objects that were found to be others than those that were put."),
 		poisoned:           desc("poisoned", "1 after a failed write or sync: nothing is committed any more."),
 		fenced:             desc("fenced", "1 when another server owns the log."),
 		hold:               desc("hold", "1 while writes are held."),
@@ -178,7 +184,7 @@ func (c *stateCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.mode, c.ready, c.committed, c.committedEpoch, c.archived, c.archivedEpoch, c.lagEvents, c.lagTime,
 		c.backlogBytes, c.backlogGenerations, c.applied, c.appliedEpoch, c.viewLag, c.viewLagTime, c.viewStopped,
-		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
+		c.published, c.dropped, c.refused, c.connected, c.indexWritten, c.indexFailed, c.indexMissing, c.unsafe, c.changed, c.poisoned, c.fenced, c.hold, c.lossy, c.barred, c.warnings,
 		c.recoveryDone, c.recoveryExpected, c.recoveryEvents, c.recoveryBytes, c.recoveryLeft, c.recoveryEnd, c.recoveryBinds, c.readsLimit, c.readsMin, c.readsMax, c.readsInFlight,
 		c.checkpointSeq, c.checkpointTime, c.checkpointTook, c.checkpointBytes, c.checkpointUploaded, c.checkpointTaken, c.checkpointFailures,
 		c.drillRunning, c.drillFailed, c.drillSuccess, c.drillRTO, c.drills,
@@ -253,6 +259,8 @@ func (c *stateCollector) collectHealth(out chan<- prometheus.Metric, s *State) {
 		gauge(out, c.mode, truth(mode == s.Mode), mode)
 	}
 	gauge(out, c.ready, truth(s.Ready))
+	gauge(out, c.unsafe, truth(s.ArchiveUnsafe))
+	gauge(out, c.changed, float64(s.ArchiveChanged))
 	gauge(out, c.poisoned, truth(s.Poisoned))
 	gauge(out, c.fenced, truth(s.Fenced))
 	gauge(out, c.hold, truth(s.Mode == "hold"))

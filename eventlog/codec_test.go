@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -254,6 +255,9 @@ func FuzzDecodeEvent(f *testing.F) {
 		f.Add(eventlog.AppendEvent(nil, &event))
 	}
 	f.Add([]byte{0x80})
+	for _, b := range hostile.Blocks(hostile.Facts{Epoch: 1, Ordinal: 1, Next: 1<<32 + 1, Offset: 8}, 0) {
+		f.Add(b.Bytes)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var first, second eventlog.Event
 		if eventlog.DecodeEvent(raw, &first) != nil {

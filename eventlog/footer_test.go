@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 // goldenObject returns the stored object, which is written with -update.
@@ -251,6 +252,9 @@ func FuzzDecodeFooter(f *testing.F) {
 	b.object()
 	f.Add(eventlog.AppendFooter(nil, b.entries, nil, 0))
 	f.Add(eventlog.AppendFooter(nil, b.entries[:1], []eventlog.Range{{First: 1, Last: 2}}, eventlog.FirstSeq))
+	for _, block := range hostile.Blocks(hostile.Facts{Epoch: 1, Ordinal: 1, Next: 1<<32 + 1, Offset: 8}, 0) {
+		f.Add(block.Bytes)
+	}
 	trailer := b.trailer
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if len(raw) == 0 || len(raw) > 1<<20 {

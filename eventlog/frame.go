@@ -13,7 +13,7 @@ import (
 // All numbers are little-endian:
 //
 //	0   4  magic "SLfr"
-//	4   1  version, 1; 2 when the frame carries its payload
+//	4   1  version, 3; 4 when the frame carries its payload; 1 and 2: no secret
 //	5   1  flags: exactly one of event 1, seal 2, head 4
 //	6   2  zero
 //	8   8  seq (event: its own; seal: of the last event; head: of the first)
@@ -22,9 +22,10 @@ import (
 //	32  8  payload length
 //	40  4  length of the body: event bytes, or the head's record
 //	44  4  length of the whole frame
-//	48  n  body
+//	48  8  the generation's secret, in versions 3 and 4
+//	    n  body
 //	    m  CRC32C of each 64 KiB of the payload, 4 bytes each
-//	    p  version 2: the payload
+//	    p  versions 2 and 4: the payload
 //	    4  CRC32C of everything before
 //
 // A small payload is carried, so that it is durable with its frame and its
@@ -33,11 +34,17 @@ import (
 // Zero bytes never parse (magic), merged or split entries never parse (the
 // frame's length must be the entry's), and a frame of another place never
 // fits (seq).
+//
+// The secret is random, of one generation, and the same in all of its frames. It
+// leaves the WAL nowhere. So bytes that a client stored, which lie within frames,
+// are never taken for a frame, wherever a reader looks for one.
 const (
 	frameMagic   = "SLfr"
 	frameVersion = 1
 	frameCarries = 2 // the version of frames that carry their payload
+	frameSecret  = 2 // by which the version of a frame with a secret is higher
 	frameHeader  = 48
+	secretSize   = 8 // behind the header, in a frame that has one
 	frameTrailer = 4
 
 	frameEvent = 1
@@ -52,7 +59,7 @@ const (
 	// frame carries.
 	MaxPayload = 4 << 30
 
-	maxFrame = frameHeader + MaxEvent + MaxPayload/ChunkSize*4 + frameTrailer
+	maxFrame = frameHeader + secretSize + MaxEvent + MaxPayload/ChunkSize*4 + frameTrailer
 )
 
 var errFrame = errors.New("not a frame")
@@ -67,20 +74,32 @@ type frame struct {
 	durable Seq
 	offset  uint64
 	length  uint64
+	secret  uint64 // 0: it has none
 	body    []byte
 	sums    []byte
 	payload []byte // when the frame carries it
 }
 
 func (f *frame) size() int {
-	return frameHeader + len(f.body) + len(f.sums) + len(f.payload) + frameTrailer
+	return f.header() + len(f.body) + len(f.sums) + len(f.payload) + frameTrailer
+}
+
+func (f *frame) header() int {
+	if f.secret != 0 {
+		return frameHeader + secretSize
+	}
+	return frameHeader
 }
 
 func (f *frame) version() byte {
+	version := byte(frameVersion)
 	if len(f.payload) > 0 {
-		return frameCarries
+		version = frameCarries
 	}
-	return frameVersion
+	if f.secret != 0 {
+		version += frameSecret
+	}
+	return version
 }
 
 func appendFrame(b []byte, f *frame) []byte {
@@ -93,6 +112,9 @@ func appendFrame(b []byte, f *frame) []byte {
 	b = binary.LittleEndian.AppendUint64(b, f.length)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(f.body)))
 	b = binary.LittleEndian.AppendUint32(b, uint32(f.size()))
+	if f.secret != 0 {
+		b = binary.LittleEndian.AppendUint64(b, f.secret)
+	}
 	b = append(b, f.body...)
 	b = append(b, f.sums...)
 	b = append(b, f.payload...)
@@ -113,34 +135,47 @@ func decodeFrame(b []byte) (frame, error) {
 	if got := Checksum(b[:len(b)-frameTrailer]); got != sum {
 		return f, fmt.Errorf("%w: CRC32C %08x, stated %08x", errFrame, got, sum)
 	}
-	if b[4] != frameVersion && b[4] != frameCarries {
-		return f, fmt.Errorf("%w: version %d, this build reads %d and %d", errFrameVersion, b[4], frameVersion, frameCarries)
+	if b[4] < frameVersion || b[4] > frameCarries+frameSecret {
+		return f, fmt.Errorf("%w: version %d, this build reads %d to %d", errFrameVersion, b[4], frameVersion, frameCarries+frameSecret)
 	}
 	f = frame{
 		flags: b[5], seq: Seq(binary.LittleEndian.Uint64(b[8:])), durable: Seq(binary.LittleEndian.Uint64(b[16:])),
 		offset: binary.LittleEndian.Uint64(b[24:]), length: binary.LittleEndian.Uint64(b[32:]),
 	}
+	return f, f.decodeRest(b)
+}
+
+// decodeRest reads what follows the fields with fixed places.
+func (f *frame) decodeRest(b []byte) error {
 	body := uint64(binary.LittleEndian.Uint32(b[40:]))
 	if f.length > MaxPayload || body > MaxEvent {
-		return f, fmt.Errorf("%w: payload of %d and event of %d bytes, over the limits", errFrame, f.length, body)
+		return fmt.Errorf("%w: payload of %d and event of %d bytes, over the limits", errFrame, f.length, body)
+	}
+	version, rest := b[4], b[frameHeader:len(b)-frameTrailer]
+	if version > frameSecret {
+		version -= frameSecret
+		if len(rest) < secretSize || binary.LittleEndian.Uint64(rest) == 0 {
+			return fmt.Errorf("%w: no secret", errFrame)
+		}
+		f.secret, rest = binary.LittleEndian.Uint64(rest), rest[secretSize:]
 	}
 	sums := 4 * Chunks(f.length)
-	want := frameHeader + body + sums + frameTrailer
-	if b[4] == frameCarries {
+	want := body + sums
+	if version == frameCarries {
 		if f.length == 0 || f.length > maxCarried {
-			return f, fmt.Errorf("%w: it carries a payload of %d bytes", errFrame, f.length)
+			return fmt.Errorf("%w: it carries a payload of %d bytes", errFrame, f.length)
 		}
 		want += f.length
 	}
-	if uint64(len(b)) != want || uint64(binary.LittleEndian.Uint32(b[44:])) != want {
-		return f, fmt.Errorf("%w: %d bytes, its fields make %d", errFrame, len(b), want)
+	if uint64(len(rest)) != want || uint64(binary.LittleEndian.Uint32(b[44:])) != uint64(len(b)) {
+		return fmt.Errorf("%w: %d bytes, its fields make %d", errFrame, len(b), uint64(f.header())+want+frameTrailer)
 	}
-	f.body = b[frameHeader : frameHeader+body : frameHeader+body]
-	f.sums = b[frameHeader+body:][:sums:sums]
-	if b[4] == frameCarries {
-		f.payload = b[frameHeader+body+sums:][:f.length:f.length]
+	f.body = rest[:body:body]
+	f.sums = rest[body:][:sums:sums]
+	if version == frameCarries {
+		f.payload = rest[body+sums:][:f.length:f.length]
 	}
-	return f, f.check(b)
+	return f.check(b)
 }
 
 func (f *frame) check(b []byte) error {

@@ -20,12 +20,15 @@ func frameSamples() map[string]frame {
 	head := Head{LogID: testLogID, Writer: testWriter, Epoch: 7, Ordinal: 42}
 	ev := Event{Seq: MakeSeq(7, 1234), Type: AccountOpened, Account: MakeSeq(7, 1234), Name: "alice", Time: 1}
 	return map[string]frame{
-		"event":              {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 1, body: AppendEvent(nil, &ev)},
-		"event with payload": {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: ChunkSize + 1, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4, 5, 6, 7, 8}},
-		"event that carries": {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: 5, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4}, payload: []byte("bytes")},
-		"head":               {flags: frameHead, seq: ev.Seq, durable: MakeSeq(6, 9), body: appendHead(nil, &head)},
-		"seal":               {flags: frameSeal, seq: ev.Seq, durable: ev.Seq},
-		"the last seq":       {flags: frameSeal, seq: MakeSeq(1<<32-1, 1<<32-1), durable: MakeSeq(1, 1)},
+		"event":                            {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 1, body: AppendEvent(nil, &ev)},
+		"event with payload":               {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: ChunkSize + 1, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4, 5, 6, 7, 8}},
+		"event that carries":               {flags: frameEvent, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: 5, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4}, payload: []byte("bytes")},
+		"event with a secret":              {flags: frameEvent, secret: 1 << 60, seq: ev.Seq, durable: ev.Seq - 1, body: AppendEvent(nil, &ev)},
+		"event with a secret that carries": {flags: frameEvent, secret: 7, seq: ev.Seq, durable: ev.Seq - 9, offset: 8, length: 5, body: AppendEvent(nil, &ev), sums: []byte{1, 2, 3, 4}, payload: []byte("bytes")},
+		"seal with a secret":               {flags: frameSeal, secret: 1<<64 - 1, seq: ev.Seq, durable: ev.Seq},
+		"head":                             {flags: frameHead, seq: ev.Seq, durable: MakeSeq(6, 9), body: appendHead(nil, &head)},
+		"seal":                             {flags: frameSeal, seq: ev.Seq, durable: ev.Seq},
+		"the last seq":                     {flags: frameSeal, seq: MakeSeq(1<<32-1, 1<<32-1), durable: MakeSeq(1, 1)},
 	}
 }
 
@@ -37,7 +40,7 @@ func TestAFrameComesBackAsItWas(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got.flags != want.flags || got.seq != want.seq || got.durable != want.durable || got.offset != want.offset ||
+		if got.flags != want.flags || got.seq != want.seq || got.secret != want.secret || got.durable != want.durable || got.offset != want.offset ||
 			got.length != want.length || !bytes.Equal(got.body, want.body) || !bytes.Equal(got.sums, want.sums) || !bytes.Equal(got.payload, want.payload) || len(raw) != want.size() {
 			t.Errorf("%s came back as %+v", name, got)
 		}
@@ -52,6 +55,12 @@ func TestAFrameGoldens(t *testing.T) {
 		fmt.Fprintf(&text, "%s\n%s\n", name, hex.Dump(appendFrame(nil, &f)))
 	}
 	golden(t, "frames.hex", text.Bytes())
+	text.Reset()
+	for _, name := range []string{"event with a secret", "event with a secret that carries", "seal with a secret"} {
+		f := samples[name]
+		fmt.Fprintf(&text, "%s\n%s\n", name, hex.Dump(appendFrame(nil, &f)))
+	}
+	golden(t, "frames-secret.hex", text.Bytes())
 }
 
 // patched is the seal with some bytes changed and the checksum made good, as
@@ -67,6 +76,7 @@ func patched(f frame, at int, b ...byte) []byte {
 func TestWhatIsNoFrameIsRefused(t *testing.T) {
 	samples := frameSamples()
 	seal, event, apart, carries := samples["seal"], samples["event"], samples["event with payload"], samples["event that carries"]
+	secret := samples["event with a secret"]
 	tests := []struct {
 		name string
 		raw  []byte
@@ -75,7 +85,11 @@ func TestWhatIsNoFrameIsRefused(t *testing.T) {
 		{"nothing", nil, errFrame},
 		{"zeros", make([]byte, 100), errFrame},
 		{"another magic", patched(seal, 0, 'X'), errFrame},
-		{"the next version", patched(seal, 4, frameCarries+1), errFrameVersion},
+		{"the next version", patched(seal, 4, frameCarries+frameSecret+1), errFrameVersion},
+		{"version 0", patched(seal, 4, 0), errFrameVersion},
+		{"a secret that is said to be there", patched(seal, 4, frameVersion+frameSecret), errFrame},
+		{"a secret that is not said to be there", patched(secret, 4, frameVersion), errFrame},
+		{"the secret 0", patched(secret, frameHeader, make([]byte, secretSize)...), errFrame},
 		{"a seal that carries", patched(seal, 4, frameCarries), errFrame},
 		{"a head that carries", patched(carries, 5, frameHead), errFrame},
 		{"a payload that is said to be carried", patched(apart, 4, frameCarries), errFrame},
@@ -106,12 +120,12 @@ func TestWhatIsNoFrameIsRefused(t *testing.T) {
 func TestFramesOfASegmentMustFitEachOther(t *testing.T) {
 	event := func(counter uint32) []byte {
 		ev := Event{Seq: MakeSeq(1, counter), Type: AccountOpened, Account: 1, Name: "a"}
-		return appendEntryOf(nil, &frame{flags: frameEvent, seq: ev.Seq, body: AppendEvent(nil, &ev)})
+		return appendEntryOf(nil, &frame{flags: frameEvent, secret: testSecret, seq: ev.Seq, body: AppendEvent(nil, &ev)})
 	}
 	seal := func(counter uint32) []byte { return sealOf(MakeSeq(1, counter)) }
 	head := func(epoch, counter uint32) []byte {
 		h := Head{LogID: testLogID, Writer: testWriter, Epoch: 1, Ordinal: 1}
-		return appendEntryOf(nil, &frame{flags: frameHead, seq: MakeSeq(epoch, counter), body: appendHead(nil, &h)})
+		return appendEntryOf(nil, &frame{flags: frameHead, secret: testSecret, seq: MakeSeq(epoch, counter), body: appendHead(nil, &h)})
 	}
 	tests := []struct {
 		name string
@@ -127,6 +141,7 @@ func TestFramesOfASegmentMustFitEachOther(t *testing.T) {
 		{"a hole", join(head(1, 1), event(1), event(3)), 2},
 		{"an event twice", join(head(1, 1), event(1), event(1)), 2},
 		{"a seal of another event", join(head(1, 1), event(1), seal(2)), 2},
+		{"another generation's seal", join(head(1, 1), event(1), secretSealOf(0, MakeSeq(1, 1))), 2},
 		{"a head again", join(head(1, 1), event(1), head(1, 2)), 2},
 		{"an empty entry", join(head(1, 1), event(1), []byte{0}), 2},
 		{"a length without an end", join(head(1, 1), bytes.Repeat([]byte{0xff}, 20)), 1},
@@ -145,6 +160,9 @@ func TestFramesOfASegmentMustFitEachOther(t *testing.T) {
 // bubble the clock stands still.
 func goldenGeneration(t *testing.T) (segment, payload []byte) {
 	t.Helper()
+	random := newSecret
+	newSecret = func() uint64 { return testSecret }
+	defer func() { newSecret = random }()
 	synctest.Test(t, func(t *testing.T) {
 		s := newState(t)
 		l := s.open(nil)
@@ -170,12 +188,16 @@ func TestAGenerationGoldens(t *testing.T) {
 	trailer, err := DecodeTrailer(payload[len(payload)-TrailerSize:])
 	must(t, err)
 	body := payload[:trailer.FooterOffset]
-	golden(t, "generation.hex", []byte(fmt.Sprintf("%s\n%s%s\n%d bytes, CRC32C %08x\n", segmentName, hex.Dump(segment), payloadName, len(body), Checksum(body))))
+	golden(t, "generation-secret.hex", []byte(fmt.Sprintf("%s\n%s%s\n%d bytes, CRC32C %08x\n", segmentName, hex.Dump(segment), payloadName, len(body), Checksum(body))))
 }
 
 func TestAGoldenGenerationIsReadWithoutItsTrailer(t *testing.T) {
 	_, payload := goldenGeneration(t)
-	for _, name := range []string{"generation.hex", "generation-apart.hex"} { // written before frames carried anything
+	for _, name := range []string{
+		"generation-secret.hex", // as it is written today
+		"generation.hex",        // written before frames had a secret
+		"generation-apart.hex",  // and before they carried anything
+	} {
 		t.Run(name, func(t *testing.T) { readGolden(t, name, payload) })
 	}
 }
@@ -208,6 +230,9 @@ func FuzzDecodeFrame(f *testing.F) {
 	for _, sample := range frameSamples() {
 		f.Add(appendFrame(nil, &sample))
 	}
+	for _, b := range forgeries() {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		got, err := decodeFrame(raw)
 		if err != nil {
@@ -226,6 +251,10 @@ func FuzzReadSegment(f *testing.F) {
 	f.Add(tornInside(whole))
 	f.Add(join(whole, make([]byte, 512)))
 	f.Add(newerFrame(whole))
+	for _, b := range forgeries() {
+		f.Add(b)
+		f.Add(join(whole, b))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := readSegment(data)
 		size := 0

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -165,6 +166,40 @@ func TestACopyThatEndsWithAForgeryDoesNotCountBeforeItIsClosed(t *testing.T) {
 	})
 }
 
+// A frame that is torn anywhere is a torn tail, whatever the block in it holds.
+func TestATornFrameIsATornTailWhateverItCarries(t *testing.T) {
+	eachVictim(t, func(v *victim) {
+		segment := v.read(t, segmentName)
+		ends := frameEnds(segment)
+		begin, end := ends[len(v.entries)-1], ends[len(v.entries)]
+		if end-begin <= len(v.block) {
+			return // it is not carried
+		}
+		for _, what := range []string{"its end lost", "its beginning lost", "its length lost", "a hole in it"} {
+			torn := slices.Clone(segment[:end])
+			switch what {
+			case "its end lost":
+				torn = torn[:end-5]
+			case "its beginning lost":
+				clear(torn[begin : begin+40])
+			case "its length lost":
+				clear(torn[begin : begin+2])
+			case "a hole in it":
+				torn[begin+frameHeader+10] ^= 0xFF
+			}
+			v.write(t, segmentName, torn)
+			w, err := ReadWAL(v.killed.wal(), v.killed.aside(), testLogID, Bounds{})
+			if err != nil || w.Damage() != nil {
+				t.Errorf("%s, %s: %v, %v", v.name, what, err, w.Damage())
+				continue
+			}
+			if last, _, err := w.Last(); err != nil || last != v.entries[len(v.entries)-2].Event.Seq {
+				t.Errorf("%s, %s: the WAL ends with %s, %v", v.name, what, last, err)
+			}
+		}
+	})
+}
+
 // What an earlier build closed does not state it. It is closed all the same, and
 // not written again; a start makes it state it. Rot in its frames then is rot that
 // nothing makes good, unless the archive has it.
@@ -226,4 +261,17 @@ func TestALaterBuildsClosedGenerationIsRefusedWithTheAdviceThatHelps(t *testing.
 	if _, err := ReadWAL(s.wal(), s.aside(), testLogID, Bounds{}); !errors.Is(err, ErrObjectVersion) {
 		t.Errorf("it is read with %v", err)
 	}
+}
+
+// forgeries are the seeds of fuzz tests: what a client stores at the beginning of
+// a log.
+func forgeries() (all [][]byte) {
+	facts := hostile.Facts{
+		LogID: testLogID, Writer: testWriter, Epoch: 1, Ordinal: 1, Next: uint64(FirstSeq),
+		Offset: uint64(len(ObjectMagic)), Sum: Checksum([]byte(ObjectMagic)), Now: 1,
+	}
+	for _, b := range hostile.Blocks(facts, 0) {
+		all = append(all, b.Bytes)
+	}
+	return all
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/tidwall/wal"
+
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 // journal records what a log does to its files, in order, so that a test can
@@ -133,7 +135,7 @@ func (f *journalPayload) MarkClosed(trailer []byte) error {
 }
 
 // record lets a log live and returns its journal: random batches of events
-// with and without payloads, some pauses long enough for a seal.
+// with and without payloads, some of them forgeries, some pauses long enough for a seal.
 func record(t *testing.T, seed uint64) *journal {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, 1))
@@ -169,8 +171,11 @@ func record(t *testing.T, seed uint64) *journal {
 }
 
 func (j *journal) append(t *testing.T, l *Log, random *rand.Rand) *Pending {
-	if random.IntN(3) == 0 {
+	switch random.IntN(6) {
+	case 0, 1:
 		return l.Append(noteEvent(random.IntN(26)), nil)
+	case 2: // a client that means harm
+		return store(t, l, hostile.Any(random, factsOf(t, l)).Bytes)
 	}
 	return store(t, l, content(random.Uint64(), random.IntN(1+random.IntN(90_000))))
 }

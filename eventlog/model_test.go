@@ -5,12 +5,15 @@ package eventlog
 import (
 	"bytes"
 	"cmp"
+	mathrand "math/rand/v2"
 	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 // model is a log as it should be: a list of events with their contents. The
@@ -52,6 +55,10 @@ func (m *model) append(rt *rapid.T) {
 		e := modelEvent{}
 		if size := rapid.IntRange(-1, 30_000).Draw(rt, "size"); size >= 0 {
 			e.content = content(uint64(size), size)
+			if rapid.IntRange(0, 4).Draw(rt, "harm") == 0 {
+				e.content = hostile.Any(mathrand.New(mathrand.NewPCG(uint64(size), 9)), factsOf(m.t, m.l)).Bytes
+			}
+			size = len(e.content)
 			body, err := m.l.Receive(m.t.Context(), bytes.NewReader(e.content), int64(size), 1<<30)
 			must(m.t, err)
 			e.apart = size > 0 && body.carried() == nil // it may be spooled

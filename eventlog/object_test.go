@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 // builder makes objects for tests.
@@ -297,6 +298,9 @@ func FuzzDecodeTrailer(f *testing.F) {
 	object := newSmallest()
 	f.Add(object[len(object)-eventlog.TrailerSize:], int64(len(object)))
 	f.Add(make([]byte, eventlog.TrailerSize), int64(0))
+	for _, b := range hostile.Blocks(hostile.Facts{Epoch: 1, Ordinal: 1, Next: 1<<32 + 1, Offset: 8}, 0) {
+		f.Add(b.Bytes[max(0, len(b.Bytes)-eventlog.TrailerSize):], int64(len(b.Bytes)+8))
+	}
 	f.Fuzz(func(t *testing.T, raw []byte, size int64) {
 		if len(raw) == eventlog.TrailerSize { // past the checksum
 			binary.LittleEndian.PutUint32(raw[140:], eventlog.Checksum(raw[:140]))

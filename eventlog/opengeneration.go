@@ -3,6 +3,8 @@
 package eventlog
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -40,7 +42,8 @@ type files func(dir string) (frameLog, payloadFile, error)
 // owns all of it.
 type openGeneration struct {
 	*Generation
-	head Head
+	head   Head
+	secret uint64 // of its frames
 
 	payload  payloadFile // synced by the committer, and when it is closed
 	size     uint64      // bytes in payload
@@ -149,9 +152,19 @@ func newGeneration(walDir string, head Head, attempt uint, create files) (*openG
 		return nil, fmt.Errorf("preparing generation %d in %s: %w", head.Ordinal, g.dir, err)
 	}
 	return &openGeneration{
-		Generation: g, head: head, frames: frames, payload: payload,
+		Generation: g, head: head, secret: newSecret(), frames: frames, payload: payload,
 		size: uint64(len(ObjectMagic)), sumSoFar: Checksum([]byte(ObjectMagic)),
 	}, nil
+}
+
+// newSecret returns what the frames of one generation have in common; a test's
+// in the test of its bytes.
+var newSecret = func() uint64 {
+	var b [secretSize]byte
+	for binary.LittleEndian.Uint64(b[:]) == 0 {
+		rand.Read(b[:]) //nolint:errcheck // never fails: it ends the program instead
+	}
+	return binary.LittleEndian.Uint64(b[:])
 }
 
 // add counts a body that was appended to the payload file, byte for byte as it was
@@ -169,6 +182,7 @@ func (g *openGeneration) addFrame(scratch []byte, f *frame) []byte {
 		scratch = g.addFrame(scratch, &head)
 	}
 	g.index++
+	f.secret = g.secret
 	g.batched += f.size()
 	g.carries = g.carries || len(f.payload) > 0
 	scratch = appendFrame(scratch[:0], f)

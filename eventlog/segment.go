@@ -3,8 +3,10 @@
 package eventlog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // segmentName is the one segment file of a generation's tidwall/wal log: the
@@ -19,8 +21,8 @@ type segment struct {
 	whole  bool    // every byte belongs to a good frame
 	bad    error   // why the frame after the last good one is none
 	rest   int64   // bytes from the first bad frame on
-	// later is the highest durable_seq or seq that any good frame behind the
-	// first bad one names, 0 when there is none.
+	// later is the highest durable_seq that any good frame behind the first bad
+	// one names, 0 when there is none, or none that is surely ours.
 	later Seq
 }
 
@@ -36,7 +38,7 @@ func readSegment(data []byte) segment {
 		}
 		if err != nil {
 			s.whole, s.bad, s.rest = false, err, int64(len(data)-pos)
-			s.later = laterSeq(data[pos+1:])
+			s.later = laterSeq(data[pos:], secretsOf(data))
 			return s
 		}
 		s.frames = append(s.frames, f)
@@ -56,6 +58,8 @@ func (s *segment) fits(f *frame) error {
 	}
 	last := s.frames[len(s.frames)-1]
 	switch {
+	case f.secret != last.secret:
+		return fmt.Errorf("%w: it is not this generation's", errFrame)
 	case f.flags == frameHead:
 		return fmt.Errorf("%w: a second head", errFrame)
 	case last.flags == frameHead:
@@ -84,23 +88,55 @@ func nextFrame(data []byte) (frame, int, error) {
 	return f, n + int(size), err
 }
 
-// laterSeq looks for good frames anywhere in data, whatever lies between, and
-// returns the highest seq that they know to be durable. A frame counts only
-// by its own checksum. (A frame's own seq says nothing: in a batch torn by a
-// power loss a later frame may be whole and an earlier one not.)
-func laterSeq(data []byte) Seq {
+// laterSeq looks for good frames of a generation anywhere in data, whatever lies
+// between, and returns the highest seq that they know to be durable. (A frame's
+// own seq says nothing: in a batch torn by a power loss a later frame may be whole
+// and an earlier one not.) Between frames, and in torn ones, lies what clients
+// stored: a frame counts only with one of the secrets. Earlier builds wrote none;
+// then the frames behind say nothing.
+func laterSeq(data []byte, secrets []uint64) Seq {
 	var later Seq
-	for i := 0; i+frameHeader+frameTrailer <= len(data); i++ {
-		if string(data[i:i+4]) != frameMagic {
-			continue
+	for len(secrets) > 0 {
+		i := bytes.Index(data, []byte(frameMagic))
+		if i < 0 || len(data)-i < frameHeader+secretSize+frameTrailer {
+			return later
 		}
-		size := uint64(binary.LittleEndian.Uint32(data[i+44:]))
-		if size > uint64(len(data)-i) {
-			continue
+		data = data[i:]
+		size := uint64(binary.LittleEndian.Uint32(data[44:]))
+		if slices.Contains(secrets, secretAt(data)) && size <= uint64(len(data)) {
+			if f, err := decodeFrame(data[:size]); err == nil {
+				later = max(later, f.durable)
+			}
 		}
-		if f, err := decodeFrame(data[i : i+int(size)]); err == nil {
-			later = max(later, f.durable)
-		}
+		data = data[1:]
 	}
 	return later
+}
+
+// headEntry is how long the first entry of a segment is.
+const headEntry = 1 + frameHeader + secretSize + headSize + frameTrailer
+
+// secretsOf returns the generation's secret as its first two frames have it, which
+// stand at known places, in front of everything that a client stored. One of them
+// may have rotted.
+func secretsOf(data []byte) (secrets []uint64) {
+	for _, at := range []int{0, headEntry} {
+		if at >= len(data) {
+			break
+		}
+		_, n := binary.Uvarint(data[at:])
+		if secret := secretAt(data[min(len(data), at+max(n, 0)):]); secret != 0 {
+			secrets = append(secrets, secret)
+		}
+	}
+	return secrets
+}
+
+// secretAt returns the secret of the frame with which data begins, good or not;
+// 0 when none begins there, or an earlier build wrote it.
+func secretAt(data []byte) uint64 {
+	if len(data) < frameHeader+secretSize || string(data[:len(frameMagic)]) != frameMagic || data[4] <= frameSecret {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(data[frameHeader:])
 }

@@ -134,7 +134,7 @@ func eachBit(data []byte, do func(bit int, flipped []byte)) {
 
 func TestEveryFlippedBitOfASealedLogIsRefusedOrHarmless(t *testing.T) {
 	s := newSmallLog(t, 40, false)
-	seal := len(s.segment) - 53 // its length, then the frame
+	seal := len(s.segment) - 61 // its length, then the frame
 	eachBit(s.segment, func(bit int, flipped []byte) {
 		refused := s.expect(flipped, s.payload, Bounds{}, 3, true)
 		if want := bit/8 < seal; refused != want {

@@ -43,21 +43,26 @@ func (s *testState) lay(gens ...gen) {
 // last, each knowing durable the one before it.
 func segmentOf(ordinal uint64, first, last Seq) []byte {
 	head := Head{LogID: testLogID, Writer: testWriter, Epoch: first.Epoch(), Ordinal: ordinal}
-	b := appendEntryOf(nil, &frame{flags: frameHead, seq: first, body: appendHead(nil, &head)})
+	b := appendEntryOf(nil, &frame{flags: frameHead, secret: testSecret, seq: first, body: appendHead(nil, &head)})
 	for seq := first; seq <= last; seq++ {
 		ev := Event{Seq: seq, Type: AccountOpened, Account: seq, Name: "a"}
 		durable := seq - 1
 		if seq == first {
 			durable = 0
 		}
-		b = appendEntryOf(b, &frame{flags: frameEvent, seq: seq, durable: durable, body: AppendEvent(nil, &ev)})
+		b = appendEntryOf(b, &frame{flags: frameEvent, secret: testSecret, seq: seq, durable: durable, body: AppendEvent(nil, &ev)})
 	}
 	return b
 }
 
-func sealOf(seq Seq) []byte {
-	return appendEntryOf(nil, &frame{flags: frameSeal, seq: seq, durable: seq})
+func sealOf(seq Seq) []byte { return secretSealOf(testSecret, seq) }
+
+func secretSealOf(secret uint64, seq Seq) []byte {
+	return appendEntryOf(nil, &frame{flags: frameSeal, secret: secret, seq: seq, durable: seq})
 }
+
+// testSecret is that of every generation laid by hand.
+const testSecret = 0x5EC12E7
 
 // appendEntryOf appends f as tidwall/wal lays an entry down.
 func appendEntryOf(b []byte, f *frame) []byte {
@@ -129,6 +134,14 @@ func TestReadingAWAL(t *testing.T) {
 
 		{name: "a torn tail that a view has applied", gens: []gen{{name: "1.0", segment: torn(one)}},
 			bounds: Bounds{Durable: e(3)}, want: e(2), damage: "1.2", lacks: 1},
+		{name: "a bad frame before another generation's seal", gens: []gen{{name: "1.0", segment: join(torn(one), secretSealOf(testSecret+1, e(3)))}},
+			want: e(2), cuts: 1},
+		{name: "a bad frame before a seal of an earlier build, which a client may have stored",
+			gens: []gen{{name: "1.0", segment: join(torn(one), secretSealOf(0, e(3)))}}, want: e(2), cuts: 1},
+		{name: "a bad head before a seal", gens: []gen{{name: "1.0", segment: join([]byte{one[0] ^ 1}, one[1:], sealOf(e(3)))}},
+			damage: "1.3", lacks: 1},
+		{name: "a bad secret before a seal", gens: []gen{{name: "1.0", segment: join(one[:50], []byte{one[50] ^ 1}, one[51:], sealOf(e(3)))}},
+			damage: "1.3", lacks: 1},
 		{name: "a bad frame before a seal", gens: []gen{{name: "1.0", segment: join(torn(one), sealOf(e(3)))}},
 			want: e(2), damage: "1.2", lacks: 1},
 		{name: "a bad frame in a generation that is not the last",
@@ -276,7 +289,7 @@ func newerFrame(segment []byte) []byte {
 		panic(err)
 	}
 	raw := appendFrame(nil, &f)
-	raw[4] = frameCarries + 1
+	raw[4] = frameCarries + frameSecret + 1
 	sum := Checksum(raw[:len(raw)-frameTrailer])
 	raw[len(raw)-4], raw[len(raw)-3], raw[len(raw)-2], raw[len(raw)-1] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
 	return join(segment[:ends[0]], []byte{byte(len(raw))}, raw)

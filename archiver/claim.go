@@ -192,25 +192,23 @@ func (e *takenError) Error() string {
 
 func (e *takenError) Unwrap() error { return ErrFenced }
 
-// newClaim records a fresh writer id in dir and claims epoch with it. lossy
-// says why the start that begins with it is lossy, "" when that is not known
-// yet. It is recorded with the claim: after a crash the highest claim is this
-// directory's own, and nothing else tells.
-func newClaim(ctx context.Context, dir *StateDir, archive *Archive, epoch uint32, host, cause, lossy string, now time.Time, put putter) (*Claim, error) {
-	claim := &Claim{
-		LogID: archive.LogID(), Epoch: epoch, Writer: NewID(), Directory: dir.State().DirID,
-		Host: host, Time: now.UTC(), Cause: cause,
-	}
+// newClaim records a fresh writer id in dir and claims epoch with it. also
+// changes what else is recorded with the claim: after a crash the highest claim
+// is this directory's own, and nothing else tells.
+func newClaim(ctx context.Context, dir *StateDir, archive *Archive, epoch uint32, host, cause string, also func(*State), now time.Time, put putter) (*Claim, error) {
+	claim := &Claim{LogID: archive.LogID(), Epoch: epoch, Writer: NewID(), Host: host, Time: now.UTC(), Cause: cause}
 	if mark := dir.State().Archived; mark != nil {
 		claim.Archived = &mark.Ordinal
 	}
-	err := dir.Update(func(state *State) {
+	// A crash before this line leaves the directory as it was found, a copy as
+	// a copy. After it the directory is this place's, was not ended in order,
+	// and knows the claim, which may or may not be put.
+	err := dir.updateHere(func(state *State) {
+		claim.Directory = state.DirID
 		state.Claims = slices.DeleteFunc(state.Claims, func(c OwnClaim) bool { return c.Epoch+keptClaims < epoch })
 		state.Claims = append(state.Claims, OwnClaim{Epoch: epoch, Writer: claim.Writer})
 		state.Clean = false
-		if lossy != "" {
-			state.markLossy(lossy)
-		}
+		also(state)
 	})
 	if err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ var situations = []situation{
 		s.mustStart(false)
 		s.lock(machine)
 		s.wait()
-		old := s.clone()
+		old := s.twin()
 		s.store("archived after the snapshot")
 		s.wait()
 		s.store("committed after the snapshot")
@@ -114,7 +114,7 @@ func differing(w *world) *server {
 	s.wait()
 	s.bucket.Set(failing(buckettest.Put, archiver.LogPrefix))
 	s.store("first")
-	clone := s.clone()
+	clone := s.twin()
 	w.forgiven[s.store("second")] = true // the copy cannot know of it
 	s.kill()
 	puts := 0
@@ -143,6 +143,7 @@ type recorder struct {
 type image struct {
 	moment string
 	path   string
+	place  place
 	world  *world
 }
 
@@ -173,7 +174,7 @@ func (r *recorder) take(moment string) {
 	w := r.s.w
 	r.images = append(r.images, image{
 		moment: fmt.Sprintf("%s (%d)", moment, len(r.images)),
-		path:   w.copyDir(r.s.path), world: w.fork(w.root + "/fork"),
+		path:   w.copyDir(r.s.path), place: *r.s.place, world: w.fork(w.root + "/fork"),
 	})
 }
 
@@ -205,7 +206,7 @@ func (c *situation) goOn(w *world, i int, image image) {
 	fork.root = fmt.Sprintf("%s/fork-%d", w.root, i)
 	defer fork.endAll()
 	fork.t = annotated{w.t, "crash " + image.moment}
-	s := fork.at(image.path)
+	s := fork.atPlace(image.path, &image.place)
 	s.mustStart(c.takeOver)
 	s.store("after the crash")
 	s.wait()
@@ -252,7 +253,7 @@ func (s *server) expectBarred(barred bool) {
 func TestInitThatCrashesAtAnyStepIsFinishedByTheNext(t *testing.T) {
 	inWorld(t, func(w *world) {
 		s := w.at(w.newPath())
-		dir, err := archiver.CreateStateDir(s.path, archiver.State{LogID: w.logID, DirID: archiver.NewID(), Phase: archiver.PhaseInitialising})
+		dir, err := archiver.CreateStateDirAt(s.path, archiver.State{LogID: w.logID, DirID: archiver.NewID(), Phase: archiver.PhaseInitialising}, s.place.identify)
 		w.must(err)
 		w.must(dir.Close())
 		r := record(s)
@@ -261,7 +262,7 @@ func TestInitThatCrashesAtAnyStepIsFinishedByTheNext(t *testing.T) {
 			fork := image.world
 			fork.root = fmt.Sprintf("%s/fork-%d", w.root, i)
 			fork.t = annotated{w.t, "crash " + image.moment}
-			again := fork.at(image.path)
+			again := fork.atPlace(image.path, &image.place)
 			w.must(again.init())
 			w.must(again.init()) // and once more: it is done
 			again.mustStart(false)

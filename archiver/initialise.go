@@ -95,7 +95,7 @@ func firstClaim(ctx context.Context, dir *StateDir, archive *Archive, host strin
 		return nil, err
 	}
 	if highest == nil {
-		return newClaim(ctx, dir, archive, 1, host, "init", "", now, PutEqual)
+		return newClaim(ctx, dir, archive, 1, host, "init", func(*State) {}, now, PutEqual)
 	}
 	state := dir.State()
 	if highest.Epoch != 1 || !state.owns(1, highest.Writer) {

@@ -50,6 +50,11 @@ func (s *Start) check(ctx context.Context) error {
 	if s.own || s.handedOver() || s.TakeOver {
 		return s.checkUnapplied(ctx)
 	}
+	if s.copied != "" {
+		return fmt.Errorf("%w: %s. This one is a copy of it: %s. To move a directory, start the server where it was, stop it in order, and move the directory then. "+
+			"If the original is gone for good, or will never be started again, start with --take-over: what it acknowledged and this copy lacks is lost",
+			ErrTakeOver, s.highest, s.copied)
+	}
 	return fmt.Errorf("%w: %s. If that server is gone for good, or will never be started again, start with --take-over: "+
 		"what it acknowledged and did not archive is lost to this one", ErrTakeOver, s.highest)
 }
@@ -82,7 +87,12 @@ func (s *Start) readClaims(ctx context.Context) error {
 			eventlog.ErrDamaged, s.Archive.Bucket(), EpochKey(1))
 	}
 	state := s.Dir.State()
-	s.highest, s.own = highest, state.owns(highest.Epoch, highest.Writer)
+	s.highest, s.own, s.copied = highest, state.owns(highest.Epoch, highest.Writer), ""
+	if s.own {
+		s.copied = s.Dir.Copied()
+		s.own = s.copied == "" // its claims are the original's, which may still serve
+	}
+	s.bare = !state.Clean && !state.Unwritten && s.WAL.Bare()
 	return nil
 }
 

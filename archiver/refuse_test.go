@@ -383,7 +383,7 @@ func TestADirectoryThatIsNotReadyIsNotServed(t *testing.T) {
 	for _, phase := range []archiver.Phase{archiver.PhaseInitialising, archiver.PhaseRecovering, "of a later version"} {
 		inWorld(t, func(w *world) {
 			s := w.first()
-			dir, err := archiver.OpenStateDir(s.path)
+			dir, err := s.open()
 			w.must(err)
 			w.must(dir.Update(func(state *archiver.State) { state.Phase = phase }))
 			w.must(dir.Close())

@@ -23,6 +23,7 @@ import (
 type server struct {
 	w      *world
 	path   string
+	place  *place
 	bucket *buckettest.Faulty // its way to the bucket
 	views  *views
 	step   func(what string) // called between the local steps of a start, may be nil
@@ -47,8 +48,14 @@ func (w *world) first() *server {
 	return s
 }
 
+// at is a server on the directory path, at a place of its own.
 func (w *world) at(path string) *server {
-	s := &server{w: w, path: path, bucket: buckettest.NewFaulty(w.bucket)}
+	w.places++
+	return w.atPlace(path, &place{number: w.places})
+}
+
+func (w *world) atPlace(path string, at *place) *server {
+	s := &server{w: w, path: path, place: at, bucket: buckettest.NewFaulty(w.bucket)}
 	s.views = openViews(path, s.stepped)
 	return s
 }
@@ -58,11 +65,11 @@ func (s *server) String() string { return filepath.Base(s.path) }
 
 // init makes the state directory and the log, or goes on with it.
 func (s *server) init() error {
-	dir, err := archiver.OpenStateDir(s.path)
+	dir, err := s.open()
 	if errors.Is(err, archiver.ErrNoState) {
-		dir, err = archiver.CreateStateDir(s.path, archiver.State{
+		dir, err = archiver.CreateStateDirAt(s.path, archiver.State{
 			LogID: s.w.logID, DirID: archiver.NewID(), Archive: "memory:", Phase: archiver.PhaseInitialising,
-		})
+		}, s.place.identify)
 	}
 	if err != nil {
 		return err
@@ -70,6 +77,10 @@ func (s *server) init() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return errors.Join(archiver.Initialise(ctx, dir, s.bucket, "host", time.Now()), dir.Close())
+}
+
+func (s *server) open() (*archiver.StateDir, error) {
+	return archiver.OpenStateDirAt(s.path, s.place.identify)
 }
 
 // recovered is a server on a directory that was rebuilt from the archive.
@@ -85,7 +96,7 @@ func (w *world) recovered() *server {
 	last.Seq = entries[len(entries)-1].Event.Seq
 	path := w.newPath()
 	dir, err := archiver.CreateStateDir(path, archiver.State{
-		LogID: w.logID, DirID: archiver.NewID(), Archive: "memory:", Phase: archiver.PhaseReady, Archived: &last,
+		LogID: w.logID, DirID: archiver.NewID(), Archive: "memory:", Phase: archiver.PhaseReady, Archived: &last, Clean: true,
 	})
 	w.must(err)
 	w.must(dir.Close())
@@ -100,7 +111,7 @@ func (s *server) start(takeOver bool) error {
 }
 
 func (s *server) startWithin(ctx context.Context, takeOver bool) (err error) {
-	if s.dir, err = archiver.OpenStateDir(s.path); err != nil {
+	if s.dir, err = s.open(); err != nil {
 		return err
 	}
 	archive := archiver.At(s.bucket, s.w.logID)
@@ -285,7 +296,11 @@ func (s *server) stop() {
 	}
 	s.cancel()
 	delete(s.w.running, s)
-	s.w.must(s.dir.Update(func(state *archiver.State) { state.Clean = true }))
+	local := s.log.Local()
+	last := local[len(local)-1]
+	s.w.must(s.dir.Update(func(state *archiver.State) {
+		state.Clean, state.Archived = true, &archiver.ArchivedMark{Ordinal: last.Ordinal, Seq: last.Trailer.Last}
+	}))
 	s.w.must(s.dir.Close())
 }
 
@@ -294,6 +309,15 @@ func (s *server) clone() *server {
 	s.w.t.Helper()
 	synctest.Wait()
 	return s.w.at(s.w.copyDir(s.path))
+}
+
+// twin is a server on the directory as it is now, of which nothing tells that
+// it is a copy: a snapshot of the whole disk or machine.
+func (s *server) twin() *server {
+	s.w.t.Helper()
+	synctest.Wait()
+	same := *s.place
+	return s.w.atPlace(s.w.copyDir(s.path), &same)
 }
 
 func (w *world) copyDir(from string) string {

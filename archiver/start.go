@@ -40,6 +40,8 @@ type Start struct {
 
 	highest *Claim // before ours
 	own     bool   // that one was this directory's
+	copied  string // what shows that the directory is a copy of its owner's
+	bare    bool   // wal/ has lost what the last server wrote
 	claim   *Claim // ours
 	end     end    // of the archive
 
@@ -122,15 +124,22 @@ func (s *Start) Run(ctx context.Context) (*Started, error) {
 // it first has it. Only a claim that this directory made itself, and that
 // landed after its process had gone, is passed over.
 func (s *Start) takeEpoch(ctx context.Context) error {
-	cause, lossy := "start", ""
+	cause := "start"
 	if !s.own {
 		cause = "take-over"
-		if !s.handedOver() {
-			lossy = "the log was last served from another directory, and that server did not end cleanly"
+	}
+	lossy := s.lossyBefore()
+	also := func(state *State) {
+		if lossy != "" {
+			state.markLossy(lossy)
 		}
+		state.Unwritten = len(s.WAL.Generations()) == 0
+	}
+	if lossy != "" {
+		s.Logger.Warn("this start is lossy: events that were acknowledged may be missing", "reason", lossy)
 	}
 	for epoch := s.highest.Epoch + 1; ; epoch++ {
-		claim, err := newClaim(ctx, s.Dir, s.Archive, epoch, s.Host, cause, lossy, s.Now(), s.put)
+		claim, err := newClaim(ctx, s.Dir, s.Archive, epoch, s.Host, cause, also, s.Now(), s.put)
 		var taken *takenError
 		if errors.As(err, &taken) {
 			if state := s.Dir.State(); state.owns(epoch, taken.claim.Writer) {
@@ -144,6 +153,22 @@ func (s *Start) takeEpoch(ctx context.Context) error {
 		s.Logger.Info("claimed", "epoch", epoch, "cause", cause, "previous", s.highest.String())
 		return nil
 	}
+}
+
+// lossyBefore says why events that were acknowledged may be missing, as far as
+// that is known before WAL and archive are compared; "" when they are not.
+func (s *Start) lossyBefore() string {
+	switch {
+	case s.handedOver():
+		return ""
+	case s.copied != "":
+		return "this directory is a copy of the one that last served (" + s.copied + "), which may have acknowledged more"
+	case !s.own:
+		return "the log was last served from another directory, and that server did not end cleanly"
+	case s.bare:
+		return s.Dir.Path("wal") + " is lost or empty, and the last server on this directory did not end in order"
+	}
+	return ""
 }
 
 // goOnBehind starts the epoch in the local WAL; the shipper ships the tail and
@@ -299,6 +324,11 @@ func (s *Start) startEpoch(ctx context.Context) (*eventlog.Event, *eventlog.Gene
 	}
 	head := eventlog.Head{LogID: s.Archive.LogID(), Writer: s.claim.Writer, Epoch: s.claim.Epoch, Ordinal: ordinal + 1}
 	g, err := s.WAL.WriteAlone(head, []eventlog.Event{*event}, s.Now())
+	if err == nil && s.Dir.State().Unwritten {
+		// Before this line the WAL may be empty for good reason; after it, and
+		// before anything is acknowledged, an empty one is a loss.
+		err = s.Dir.Update(func(state *State) { state.Unwritten = false })
+	}
 	return event, g, err
 }
 

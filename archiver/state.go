@@ -21,18 +21,21 @@ import (
 // a machine this log's server, and nothing that is not also in the archive or
 // on its way there. It holds
 //
-//	LOCK         held by flock while a process uses the directory; names its pid
+//	LOCK         held by flock while a process uses the directory; names it
 //	state.json   the State
 //	wal/         generations, see eventlog
 //	aside/       generations that did not become history, for salvage
 //	spool/       bodies in flight
 //	views/       one folder per view
 type StateDir struct {
-	path string
-	lock *os.File
+	path     string
+	lock     *os.File
+	identify func(path string) FileID // identify, or a test's
+	here     Place                    // where it lies now; Record is not in it
 
 	mu    sync.Mutex
-	state State // owned by mu
+	state State  // owned by mu
+	moved string // owned by mu; what shows that it lies elsewhere than where it last served
 }
 
 // State is the durable record of a state directory. A field that is not known
@@ -63,6 +66,11 @@ type State struct {
 	Recovery *eventlog.Recovery `json:"recovery,omitempty"`
 	// Clean says that the last server on this directory stopped in order.
 	Clean bool `json:"clean"`
+	// Served is where the directory lay when it last claimed an epoch.
+	Served Place `json:"served,omitzero"`
+	// Unwritten says that the last claim found the WAL without an event, and
+	// that none was written since: it is no loss that it is empty.
+	Unwritten bool `json:"wal_unwritten,omitempty"`
 }
 
 // Phase says what a state directory may be used for.
@@ -140,10 +148,14 @@ const (
 // directory with the given first state. A crash before state.json is in place
 // leaves a directory that holds at most LOCK, which counts as empty.
 func CreateStateDir(path string, first State) (*StateDir, error) {
+	return createStateDir(path, first, identify)
+}
+
+func createStateDir(path string, first State, identify func(string) FileID) (*StateDir, error) {
 	if err := durable.Mkdir(path, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
-	d, err := lockDir(path)
+	d, err := lockDir(path, identify)
 	if err != nil {
 		return nil, err
 	}
@@ -165,21 +177,26 @@ func CreateStateDir(path string, first State) (*StateDir, error) {
 
 // OpenStateDir locks the state directory path and reads its state. ErrInUse
 // names the process that has it, ErrNoState says that there is none.
-func OpenStateDir(path string) (*StateDir, error) {
+func OpenStateDir(path string) (*StateDir, error) { return openStateDir(path, identify) }
+
+func openStateDir(path string, identify func(string) FileID) (*StateDir, error) {
 	if _, err := os.Stat(filepath.Join(path, stateName)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w; `strandline init` makes one, `strandline recover` rebuilds one from an archive", path, ErrNoState)
 	}
-	d, err := lockDir(path)
+	d, err := lockDir(path, identify)
 	if err != nil {
 		return nil, err
 	}
 	if d.state, err = ReadState(path); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	now := d.here
+	now.Record = identify(filepath.Join(path, stateName))
+	d.moved = now.differs(&d.state.Served)
 	return d, nil
 }
 
-func lockDir(path string) (*StateDir, error) {
+func lockDir(path string, identify func(string) FileID) (*StateDir, error) {
 	name := filepath.Join(path, lockName)
 	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -188,17 +205,33 @@ func lockDir(path string) (*StateDir, error) {
 	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		owner, readErr := os.ReadFile(name)
-		return nil, errors.Join(fmt.Errorf("%s: %w by pid %s", path, ErrInUse, strings.TrimSpace(string(owner))), readErr, lock.Close())
+		who := strings.ReplaceAll(strings.TrimSpace(string(owner)), "\n", ", ")
+		return nil, errors.Join(fmt.Errorf("%s: %w by pid %s", path, ErrInUse, who), readErr, lock.Close())
 	}
 	if err == nil {
 		if err = lock.Truncate(0); err == nil {
-			_, err = lock.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+			_, err = lock.WriteAt(lockText(), 0)
 		}
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the state directory %s: %w", path, err), lock.Close())
 	}
-	return &StateDir{path: path, lock: lock}, nil
+	here := Place{Directory: identify(path), Lock: identify(name), Machine: machineOf("/")}
+	return &StateDir{path: path, lock: lock, identify: identify, here: here}, nil
+}
+
+// lockText says who holds the lock. In a container the pid says little; the
+// host is the container's name.
+func lockText() []byte {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	text := fmt.Appendf(nil, "%d\nhost %s\n", os.Getpid(), host)
+	if boot := bootID(); boot != "" {
+		text = fmt.Appendf(text, "boot %s\n", boot)
+	}
+	return text
 }
 
 // checkedState is the form of state.json: the state and the CRC32C of its
@@ -236,26 +269,70 @@ func ReadState(path string) (State, error) {
 func stateSum(raw []byte) string { return fmt.Sprintf("%08x", eventlog.Checksum(raw)) }
 
 // Update changes the state and makes it durable before it returns.
-func (d *StateDir) Update(change func(*State)) error {
+func (d *StateDir) Update(change func(*State)) error { return d.update(change, false) }
+
+// updateHere is Update by a server that is about to serve: it records where
+// the directory lies now, and a copy becomes a directory of its own. What its
+// original claimed, claims or will claim is another's from here on.
+func (d *StateDir) updateHere(change func(*State)) error { return d.update(change, true) }
+
+func (d *StateDir) update(change func(*State), serves bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := d.state
 	next.Claims = append([]OwnClaim(nil), d.state.Claims...)
+	if serves {
+		if d.copiedLocked() != "" {
+			next.DirID, next.Claims = NewID(), nil
+		}
+		next.Served = d.here
+	}
 	change(&next)
-	raw, err := json.Marshal(next)
+	name := filepath.Join(d.path, stateName)
+	err := durable.WriteFileWith(name, 0o600, func(temp string) ([]byte, error) {
+		// A copy stays one until it serves.
+		if next.Served.known() && (serves || d.moved == "") {
+			next.Served.Record = d.identify(temp)
+		}
+		return encodeState(&next)
+	})
 	if err != nil {
-		return fmt.Errorf("recording the state: %w", err)
-	}
-	text, err := json.Marshal(checkedState{State: raw, CRC32C: stateSum(raw)})
-	if err != nil {
-		return fmt.Errorf("recording the state: %w", err)
-	}
-	if err := durable.WriteFile(filepath.Join(d.path, stateName), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("recording the state: %w", err)
 	}
 	d.state = next
+	if serves {
+		d.moved = ""
+	}
 	return nil
 }
+
+func encodeState(state *State) ([]byte, error) {
+	raw, err := json.Marshal(state)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(checkedState{State: raw, CRC32C: stateSum(raw)})
+	return append(text, '\n'), err
+}
+
+// Copied says what shows that the directory is a copy of the one that last
+// served, "" when it is that one or nothing tells. After an end in order any
+// place will do: whoever moved the directory had it to himself.
+func (d *StateDir) Copied() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.copiedLocked()
+}
+
+func (d *StateDir) copiedLocked() string {
+	if d.state.Clean {
+		return ""
+	}
+	return d.moved
+}
+
+// KnowsPlace reports whether a copy of this directory could be told from it.
+func (d *StateDir) KnowsPlace() bool { return d.here.known() }
 
 // recordArchived moves the mark of what is archived forward, never back.
 func recordArchived(d *StateDir, mark ArchivedMark) error {

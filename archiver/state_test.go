@@ -17,13 +17,13 @@ func TestAStateDirectoryInUseNamesThePid(t *testing.T) {
 	inWorld(t, func(w *world) {
 		s := w.first()
 		s.mustStart(false)
-		_, err := archiver.OpenStateDir(s.path)
+		_, err := s.open()
 		expectError(t, err, archiver.ErrInUse)
 		if want := fmt.Sprintf("pid %d", os.Getpid()); !strings.Contains(err.Error(), want) {
 			t.Errorf("the error is %v; want it to name %s", err, want)
 		}
 		s.stop()
-		dir, err := archiver.OpenStateDir(s.path)
+		dir, err := s.open()
 		w.must(err)
 		w.must(dir.Close())
 	})

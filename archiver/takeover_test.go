@@ -120,14 +120,14 @@ func TestACleanEndOfAnOlderEpochIsNoHandOver(t *testing.T) {
 	})
 }
 
-func TestACloneStartsOnce(t *testing.T) {
+func TestACloneOfAWholeMachineStartsOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
 		s := w.first()
 		s.mustStart(false)
 		s.store("a block")
 		s.wait()
 		s.kill()
-		clone := s.clone()
+		clone := s.twin()
 		clone.mustStart(false)
 		clone.store("of the clone")
 		clone.wait()
@@ -147,7 +147,7 @@ func TestADiskRolledBackIsFoundStale(t *testing.T) {
 		s.mustStart(false)
 		s.lock(machine)
 		s.wait()
-		old := s.clone() // a snapshot of the disk
+		old := s.twin() // a snapshot of the disk
 		s.store("archived after the snapshot")
 		s.wait()
 		s.store("committed after the snapshot")
@@ -165,7 +165,7 @@ func TestADiskRolledBackIsFoundStale(t *testing.T) {
 		s := w.first()
 		s.mustStart(false)
 		s.wait()
-		old := s.clone()
+		old := s.twin()
 		s.kill()
 		s.mustStart(false)
 		s.store("a block")
@@ -184,7 +184,7 @@ func TestAWALThatDiffersFromTheArchiveIsSetAside(t *testing.T) {
 		s.wait()
 		s.bucket.Set(failing(buckettest.Put, archiver.LogPrefix))
 		s.store("first")
-		clone := s.clone()                   // with that event in its open generation
+		clone := s.twin()                    // with that event in its open generation
 		w.forgiven[s.store("second")] = true // the clone cannot know of it
 		s.kill()
 		clone.mustStart(false) // it has the same claims

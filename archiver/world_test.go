@@ -62,6 +62,7 @@ type world struct {
 	bucket *buckettest.Memory
 	logID  eventlog.ID
 	dirs   int
+	places int64
 
 	running map[*server]bool
 

@@ -360,6 +360,12 @@ func (w *WAL) Discard(g *Generation) error {
 	return g.remove()
 }
 
+// Bare reports whether the WAL holds nothing of what was ever written to it: no
+// event, and no copy of what is archived, not even a bad one.
+func (w *WAL) Bare() bool {
+	return len(w.gens) == 0 && !slices.ContainsFunc(w.torn, func(g *Generation) bool { return g.Ordinal <= w.copies })
+}
+
 // Reader returns a log that can be read up to last, or to the WAL's own end
 // when that is later, events and payloads, but takes none: every append fails
 // with reason. It serves the views while a server starts, and reads where

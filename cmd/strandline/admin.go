@@ -20,6 +20,9 @@ import (
 
 var _ httpapi.Server = (*app)(nil)
 
+// notePlace is true where the file system keeps no identity of its files.
+const notePlace = "where the state directory lies cannot be told on its file system: do not start a copy of it while this server may still run, nothing would refuse it"
+
 // snapshot is what app's fields were at one moment.
 type snapshot struct {
 	mode     httpapi.Mode
@@ -31,7 +34,7 @@ type snapshot struct {
 	stopped  error
 	owner    string
 	warnings []string
-	lossy    bool
+	lossy    string
 }
 
 func (a *app) snapshot() snapshot {
@@ -119,8 +122,11 @@ func (a *app) Status() httpapi.Status {
 	state := a.dir.State()
 	status := httpapi.Status{
 		Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Mode: s.mode, Reason: s.reason, Ready: a.Ready() == nil,
-		LogID: state.LogID, Archive: withoutSecrets(state.Archive), Policy: a.policy(), StateDir: a.cfg.Data, Listen: a.clients.Addr().String(), Lossy: s.lossy,
+		LogID: state.LogID, Archive: withoutSecrets(state.Archive), Policy: a.policy(), StateDir: a.cfg.Data, Listen: a.clients.Addr().String(), Lossy: s.lossy != "", LossyReason: s.lossy,
 		Warnings: s.warnings, Notes: []string{httpapi.NotePrune}, Feed: a.feedStatus(),
+	}
+	if !a.dir.KnowsPlace() {
+		status.Notes = append(status.Notes, notePlace)
 	}
 	if now := a.progress.Snapshot(); now.Phase != "" {
 		status.Progress = &now
@@ -320,7 +326,7 @@ func (a *app) gauges() metrics.State {
 	s := a.snapshot()
 	stats := a.feed.Stats()
 	state := metrics.State{
-		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy, Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
+		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy != "", Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
 		Warnings: len(s.warnings), FeedPublished: stats.Published, FeedDropped: stats.Dropped, FeedRefused: stats.Refused, FeedConnected: stats.Connected,
 		ArchiveUnsafe: a.archive.Unsafe() != nil, ArchiveChanged: a.archive.Changed(),
 	}

@@ -82,7 +82,7 @@ type app struct {
 	stopped   error             // owned by mu; why nothing is shipped any more, though this server is not fenced
 	owner     string            // owned by mu; who owns the log when fenced, "" while that is not known
 	warnings  []string          // owned by mu
-	lossy     bool              // owned by mu
+	lossy     string            // owned by mu; why this start is, "" when it is not
 }
 
 func newApp(cfg *Config, log *slog.Logger) *app {
@@ -265,7 +265,7 @@ func (a *app) serveLog(started *archiver.Started) error {
 		return err
 	}
 	a.mu.Lock()
-	a.serving, a.lossy = s, started.Lossy != ""
+	a.serving, a.lossy = s, started.Lossy
 	a.mu.Unlock()
 	s.begin()
 	a.door.open(s.store)

@@ -28,7 +28,13 @@ const TempPrefix = ".tmp-"
 // WriteFile makes data the content of path, whole or not at all, with the
 // permissions perm (the umask does not apply). An existing file is replaced.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	temp, err := writeTemp(filepath.Dir(path), data, perm)
+	return WriteFileWith(path, perm, func(string) ([]byte, error) { return data, nil })
+}
+
+// WriteFileWith is WriteFile of a file that tells about itself: content is
+// called with the name that the file has before it gets its own.
+func WriteFileWith(path string, perm fs.FileMode, content func(temp string) ([]byte, error)) error {
+	temp, err := writeTemp(filepath.Dir(path), perm, content)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -43,7 +49,7 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 
 // writeTemp makes a fsynced temporary file in dir and returns its path. It
 // leaves nothing behind when it fails.
-func writeTemp(dir string, data []byte, perm fs.FileMode) (path string, err error) {
+func writeTemp(dir string, perm fs.FileMode, content func(temp string) ([]byte, error)) (path string, err error) {
 	f, err := os.CreateTemp(dir, TempPrefix+"*")
 	if err != nil {
 		return "", err
@@ -53,7 +59,10 @@ func writeTemp(dir string, data []byte, perm fs.FileMode) (path string, err erro
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	_, err = f.Write(data)
+	data, err := content(f.Name())
+	if err == nil {
+		_, err = f.Write(data)
+	}
 	if err == nil {
 		err = f.Chmod(perm)
 	}

@@ -34,7 +34,7 @@ func fullStatus() Status {
 		Reason: "held by the operator",
 		LogID:  eventlog.ID{1}, Epoch: 7, Writer: eventlog.ID{2}, Owner: "epoch 8, writer 0300, host b",
 		Archive: "s3://backups/strandline?endpoint=http://127.0.0.1:9000", StateDir: "/var/lib/strandline", Listen: "127.0.0.1:8000",
-		Lossy: true, Committed: MarkAt(at(1234), now.UnixNano()), Archived: MarkAt(at(1200), now.Add(-time.Second).UnixNano()),
+		Lossy: true, LossyReason: "why", Committed: MarkAt(at(1234), now.UnixNano()), Archived: MarkAt(at(1200), now.Add(-time.Second).UnixNano()),
 		ArchiveLag: Lag{34, 1.5},
 		Views: []View{
 			{Name: "machine", Version: 1, Applied: MarkAt(at(1234), now.UnixNano())},

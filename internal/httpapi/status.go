@@ -45,6 +45,8 @@ type Status struct {
 	Listen   string      `json:"listen,omitempty"`    // of the client door
 	Policy   string      `json:"policy,omitempty"`    // what clients may do, and what answers wait for
 	Lossy    bool        `json:"lossy,omitempty"`     // this start may have lost something acknowledged
+	// LossyReason says why.
+	LossyReason string `json:"lossy_reason,omitempty"`
 
 	Committed  *Mark   `json:"committed,omitempty"`   // fsynced on this machine
 	Archived   *Mark   `json:"archived,omitempty"`    // in the bucket, and the bucket still ours

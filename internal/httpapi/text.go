@@ -76,7 +76,7 @@ func (t *text) server(s *Status) {
 	t.line("listens", "%s", s.Listen)
 	t.line("policy", "%s", s.Policy)
 	if s.Lossy {
-		t.line("lossy", "this start may have lost events that were acknowledged as committed")
+		t.line("lossy", "this start may have lost events that were acknowledged as committed: %s", s.LossyReason)
 	}
 }
 

@@ -124,6 +124,7 @@ type countingHash struct {
 	password string
 	n        atomic.Int32
 	wait     chan struct{}
+	takes    time.Duration
 }
 
 func (c *countingHash) MatchesPassword(p string) bool {
@@ -131,6 +132,7 @@ func (c *countingHash) MatchesPassword(p string) bool {
 	if c.wait != nil {
 		<-c.wait
 	}
+	time.Sleep(c.takes)
 	return p == c.password
 }
 
@@ -139,9 +141,16 @@ func countedAuth(t testing.TB) (a *Auth, hash, decoy *countingHash) {
 	t.Helper()
 	_, a = withAuth(t, bcryptLine(t, "alice", "secret"))
 	hash, decoy = &countingHash{password: "secret"}, &countingHash{}
-	a.users.users["alice"] = user{encoded: hash, slow: true}
+	countHash(a, "alice", hash)
 	a.users.decoy = decoy
 	return a, hash, decoy
+}
+
+// countHash puts hash in the place of a user's.
+func countHash(a *Auth, name string, hash *countingHash) {
+	u := a.users.users[name]
+	u.encoded, u.slow = hash, true
+	a.users.users[name] = u
 }
 
 func request(user, password, from string) *http.Request {
@@ -158,17 +167,17 @@ func statusOf(err error) int {
 	return 200
 }
 
-func TestARightPasswordIsHashedOnceAMinute(t *testing.T) {
+func TestARightPasswordIsHashedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, hash, _ := countedAuth(t)
-		for i := range 10 {
+		for range 10 {
 			if user, err := a.verify(request("alice", "secret", "1.2.3.4:5")); user != "alice" || err != nil {
 				t.Fatal(user, err)
 			}
-			if want := int32(1 + i/6); hash.n.Load() != want {
-				t.Errorf("after %d s: hashed %d times, want %d", 10*i, hash.n.Load(), want)
-			}
-			time.Sleep(10 * time.Second)
+			time.Sleep(time.Hour)
+		}
+		if hash.n.Load() != 1 {
+			t.Errorf("hashed %d times", hash.n.Load())
 		}
 	})
 }
@@ -184,7 +193,7 @@ func TestAWrongPasswordIsNeverRemembered(t *testing.T) {
 
 func TestAnUnknownUserCostsAHashToo(t *testing.T) {
 	a, hash, decoy := countedAuth(t)
-	a.users.users["sha"] = user{encoded: &countingHash{password: "x"}}
+	a.users.users["sha"] = user{encoded: &countingHash{password: "x"}, lane: newLane()}
 	for i, name := range []string{"nobody", "sha"} {
 		if _, err := a.verify(request(name, "secret", "1.2.3.4:5")); statusOf(err) != 401 {
 			t.Error(err)
@@ -294,31 +303,181 @@ func TestFailuresAreLimitedByAddress(t *testing.T) {
 	})
 }
 
-func TestARightPasswordIsNotHeldUpByOthersFailuresNorUsesThemUp(t *testing.T) {
+// flood tries a hundred wrong passwords from one address at once, for each name
+// in turn. That is more than the address may have waiting.
+func flood(t *testing.T, a *Auth, names ...string) (end func()) {
+	t.Helper()
+	ctx, hangUp := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	var refused atomic.Int32
+	for i := range 100 {
+		r := request(names[i%len(names)], fmt.Sprint("wrong ", i), "1.2.3.4:5").WithContext(ctx)
+		waiting.Go(func() {
+			if _, err := a.verify(r); statusOf(err) == 429 {
+				refused.Add(1)
+			}
+		})
+	}
+	synctest.Wait()
+	if refused.Load() == 0 {
+		t.Fatal("no guess was refused")
+	}
+	return func() { hangUp(); waiting.Wait() }
+}
+
+// While somebody guesses without end, from the address of them all, passwords
+// that are right go in: those known before, over any change of the file that
+// leaves the user's own line, and the first one after a start.
+func TestGuessingLocksNobodyOutWhoseNameIsNotGuessedAt(t *testing.T) {
+	for name, guessed := range map[string][]string{
+		"one name of the file": {"bob"}, "a name that is not in it": {"nobody"}, "many names": {"bob", "x1", "x2", "x3", "x4", "dave"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lines := []string{bcryptLine(t, "alice", "secret"), bcryptLine(t, "bob", "geheim"), bcryptLine(t, "carol", "third")}
+				_, a := withAuth(t, lines...)
+				in := func(user, password string) {
+					t.Helper()
+					if _, err := a.verify(request(user, password, "1.2.3.4:5")); err != nil {
+						t.Errorf("%s: %v", user, err)
+					}
+				}
+				in("alice", "secret")
+				defer flood(t, a, guessed...)()
+				began := time.Now()
+				in("alice", "secret")
+				in("carol", "third") // for the first time
+				replace(t, a.file, bcryptLine(t, "dave", "new")+lines[2]+lines[0])
+				if err := a.Reload(); err != nil {
+					t.Fatal(err)
+				}
+				in("alice", "secret")
+				if took := time.Since(began); took != 0 {
+					t.Errorf("they waited for %v", took)
+				}
+			})
+		})
+	}
+}
+
+// What is known of a password goes with the user's line, not with the name.
+func TestAPasswordIsKnownAsLongAsItsLineStands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, _, _ := countedAuth(t)
-		for range 3 * failureBurst {
-			if _, err := a.verify(request("alice", "secret", "1.2.3.4:5")); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(2 * verifiedFor / (3 * failureBurst))
-		}
-		for i := range failureBurst {
-			if _, err := a.verify(request("bob", fmt.Sprint(i), "1.2.3.4:5")); statusOf(err) != 401 {
-				t.Fatal(err)
+		first, other := bcryptLine(t, "alice", "secret"), bcryptLine(t, "bob", "geheim")
+		_, a := withAuth(t, first, other)
+		verify := func(want int, hashes int32) {
+			t.Helper()
+			hash := &countingHash{password: "secret"}
+			countHash(a, "alice", hash)
+			if _, err := a.verify(request("alice", "secret", "1.2.3.4:5")); statusOf(err) != want || hash.n.Load() != hashes {
+				t.Errorf("%v after %d hashes, want %d after %d", err, hash.n.Load(), want, hashes)
 			}
 		}
-		time.Sleep(verifiedFor) // forgotten as fresh, remembered as right
-		for i := range failureBurst {
-			_, err := a.verify(request("bob", fmt.Sprint(i), "1.2.3.4:5"))
-			if s := statusOf(err); s != 401 && s != 429 {
+		edit := func(lines ...string) {
+			t.Helper()
+			replace(t, a.file, strings.Join(lines, ""))
+			if err := a.Reload(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := a.verify(request("alice", "secret", "1.2.3.4:5")); err != nil {
+		verify(200, 1)
+		verify(200, 0)
+		edit("# who may\n", first)
+		verify(200, 0)
+		edit(bcryptLine(t, "alice", "secret"), other) // with another salt
+		verify(200, 1)
+		edit(other)
+		if _, err := a.verify(request("alice", "secret", "1.2.3.4:5")); statusOf(err) != 401 {
+			t.Errorf("one who is not in the file any more: %v", err)
+		}
+		edit(first)
+		verify(200, 1)
+		edit(other, first)
+		verify(200, 0)
+	})
+}
+
+// The answers to wrong passwords are the same for a user of the file, who has a
+// share of his own, and for one who is not there: the status, and when it comes.
+func TestAnswersDoNotTellWhoIsInTheFile(t *testing.T) {
+	answers := map[string]string{}
+	for _, name := range []string{"alice", "nobody"} {
+		synctest.Test(t, func(t *testing.T) {
+			a, hash, decoy := countedAuth(t)
+			hash.takes, decoy.takes = time.Second, time.Second
+			for i := range failureBurst + 3 {
+				began := time.Now()
+				_, err := a.verify(request(name, fmt.Sprint(i), "1.2.3.4:5"))
+				answers[name] += fmt.Sprintln(statusOf(err), time.Since(began))
+			}
+			time.Sleep(shareEvery) // alice has a try of her own again
+			for full := false; !full; {
+				f, _ := a.limit.admit(remoteSource("1.2.3.4:5"), time.Now())
+				full = f == nil
+			}
+			began := time.Now()
+			_, err := a.verify(request(name, "x", "1.2.3.4:5"))
+			answers[name] += fmt.Sprintln(statusOf(err), time.Since(began))
+		})
+	}
+	if answers["alice"] != answers["nobody"] {
+		t.Errorf("a user of the file:\n%sanother name:\n%s", answers["alice"], answers["nobody"])
+	}
+}
+
+// However many names and addresses guess, so many passwords are hashed at once,
+// and of each name one: the others' first ones get their turn.
+func TestGuessingFromEverywhereKeepsABoundOnHashes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a := withAuth(t, bcryptLine(t, "alice", "secret"), bcryptLine(t, "bob", "geheim"))
+		alice, bob, decoy := &countingHash{password: "secret"}, &countingHash{takes: time.Second}, &countingHash{takes: time.Second}
+		countHash(a, "alice", alice)
+		countHash(a, "bob", bob)
+		a.users.decoy = decoy
+		ctx, hangUp := context.WithCancel(t.Context())
+		var guesses sync.WaitGroup
+		for i := range 1000 {
+			name := []string{"bob", fmt.Sprint("x", i)}[i%2]
+			guesses.Go(func() {
+				_, _ = a.verify(request(name, "wrong", fmt.Sprintf("10.0.%d.%d:1", i/200, i%200)).WithContext(ctx))
+			})
+		}
+		synctest.Wait()
+		if n := bob.n.Load() + decoy.n.Load(); int(n) > cap(a.slots) {
+			t.Errorf("%d hashes at once, there are %d slots", n, cap(a.slots))
+		}
+		began := time.Now()
+		if _, err := a.verify(request("alice", "secret", "10.1.0.1:1")); err != nil {
 			t.Error(err)
 		}
+		if waited := time.Since(began); waited > 5*time.Second {
+			t.Errorf("a first right password waited for %v behind the guesses", waited)
+		}
+		hangUp()
+		guesses.Wait()
 	})
+}
+
+func TestMillionsOfNamesAndAddressesTakeBoundedMemory(t *testing.T) {
+	l, now := newFailureLimit(), time.Now()
+	for i := range 3 * maxCounted {
+		source := remoteSource(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff))
+		f, _ := l.admit(source, now)
+		l.settle(f, now, false)
+		l.settle(l.ahead(source, "alice", now), now, false)
+	}
+	if len(l.sources) > maxCounted || len(l.shares) > maxCounted {
+		t.Errorf("%d sources and %d shares are kept", len(l.sources), len(l.shares))
+	}
+	_, a := withAuth(t, bcryptLine(t, "alice", "secret"))
+	for i := range 100 { // names that are not in the file have no share
+		ctx, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		_, _ = a.verify(request(fmt.Sprint("x", i), "wrong", "1.2.3.4:5").WithContext(ctx))
+	}
+	if len(a.limit.sources) != 1 || len(a.limit.shares) != 0 || len(a.verified) != 0 {
+		t.Errorf("%d sources, %d shares, %d passwords are kept", len(a.limit.sources), len(a.limit.shares), len(a.verified))
+	}
 }
 
 func TestARightPasswordThatNobodyKnowsGoesInBehindAnAddressOfFailures(t *testing.T) {
@@ -350,12 +509,13 @@ func TestQuietSourcesAreForgotten(t *testing.T) {
 	l, now := newFailureLimit(), time.Now()
 	for i := range 100 {
 		source := remoteSource(fmt.Sprintf("10.0.0.%d:1", i))
-		l.admit(source, now)
-		l.settle(source, now, false)
+		f, _ := l.admit(source, now)
+		l.settle(f, now, false)
+		l.settle(l.ahead(source, "alice", now), now, false)
 	}
-	l.admit(remoteSource("@"), now.Add(failureBurst*failureEvery))
-	if len(l.sources) != 1 {
-		t.Errorf("%d sources are kept", len(l.sources))
+	l.admit(remoteSource("@"), now.Add(max(failureBurst*failureEvery, shareBurst*shareEvery)))
+	if len(l.sources) != 1 || len(l.shares) != 0 {
+		t.Errorf("%d sources and %d shares are kept", len(l.sources), len(l.shares))
 	}
 }
 

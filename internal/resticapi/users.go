@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/tg123/go-htpasswd"
 	"golang.org/x/crypto/bcrypt"
@@ -25,15 +23,29 @@ var userName = regexp.MustCompile(`^[\p{L}\d@._-]+$`)
 type userTable struct {
 	users  map[string]user
 	decoy  htpasswd.EncodedPasswd // the file's costliest bcrypt hash, spent on users who are not there; nil if all are {SHA}
+	nobody lane                   // of those
 	flight singleflight.Group     // by mark
-
-	mu       sync.Mutex
-	verified map[mark]time.Time // guarded by mu: when a right password was last hashed
 }
 
 type user struct {
+	hash    string // as the file has it
 	encoded htpasswd.EncodedPasswd
 	slow    bool // bcrypt
+	lane    lane
+}
+
+// lane lets one password of a user be hashed at a time. So whoever guesses at
+// one name, from however many addresses, holds up no other for longer than that.
+type lane chan struct{}
+
+func newLane() lane { return make(lane, 1) }
+
+// laneOf returns the lane of a name; those not in the file have one together.
+func (t *userTable) laneOf(name string) lane {
+	if u, known := t.users[name]; known {
+		return u.lane
+	}
+	return t.nobody
 }
 
 // match says whether the password is the user's. A user who is not in the file
@@ -47,24 +59,10 @@ func (t *userTable) match(name, password string) bool {
 	return right
 }
 
-// lastVerified says how long ago this password was found right.
-func (t *userTable) lastVerified(m mark) (age time.Duration, known bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	at, known := t.verified[m]
-	return time.Since(at), known
-}
-
-func (t *userTable) remember(m mark, at time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.verified[m] = at
-}
-
 // parseUsers reads "user:hash" lines; empty lines and those that begin with #
 // are skipped. Errors name the line, never its hash.
 func parseUsers(content []byte) (*userTable, error) {
-	t := &userTable{users: map[string]user{}, verified: map[mark]time.Time{}}
+	t := &userTable{users: map[string]user{}, nobody: newLane()}
 	highest := 0
 	for i, line := range strings.Split(string(content), "\n") {
 		line = strings.TrimSpace(line)
@@ -103,6 +101,7 @@ func (t *userTable) addLine(line string) (cost int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("user %q: %w", name, err)
 	}
+	u.hash, u.lane = hash, newLane()
 	t.users[name] = u
 	return cost, nil
 }

@@ -110,6 +110,31 @@ func TestAPutThatLandsLateChangesNothing(t *testing.T) {
 	}
 }
 
+// A store that says that an object exists, and then that it does not, has not
+// made up its mind.
+func TestAnObjectThatIsThereAndThenIsNotIsAskedForAgain(t *testing.T) {
+	for op, name := range map[buckettest.Op]string{buckettest.Head: "asked for", buckettest.Get: "read"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				memory := buckettest.NewMemory()
+				memory.Set(key, []byte("ours"))
+				bucket := buckettest.NewFaulty(memory)
+				absent := 2
+				bucket.Set(buckettest.Hooks{Before: func(_ context.Context, did buckettest.Op, _ string) error {
+					if did != op || absent == 0 {
+						return nil
+					}
+					absent--
+					return archiver.ErrNotFound
+				}})
+				if err := archiver.PutEqual(t.Context(), bucket, key, archiver.BytesBody([]byte("ours"))); err != nil || absent != 0 {
+					t.Errorf("%v, %d answers left", err, absent)
+				}
+			})
+		})
+	}
+}
+
 func TestPutEqualEndsWithItsContextAndSaysWhatFailedLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bucket := buckettest.NewFaulty(buckettest.NewMemory())

@@ -194,11 +194,11 @@ func TestTheArchivedWatermarkMovesOnceForEachGenerationAndNotWhenFenced(t *testi
 		t.Errorf("archived %s, backlog %d, %d, %d", l.Archived(), whole, once, twice)
 	}
 	if err := l.Drop(gens[1]); err == nil {
-		t.Error("a generation was dropped that is not the oldest")
+		t.Fatal("a generation was dropped that is not the oldest")
 	}
 	must(t, l.Drop(gens[0]))
 	if err := l.Drop(gens[1]); err == nil {
-		t.Error("a generation was dropped that is not archived")
+		t.Fatal("a generation was dropped that is not archived")
 	}
 	l.MarkArchived(gens[1], 0)
 	l.MarkArchived(gens[2], 0)
@@ -212,6 +212,24 @@ func TestTheArchivedWatermarkMovesOnceForEachGenerationAndNotWhenFenced(t *testi
 	l.MarkArchived(l.Local()[2], 0)
 	if l.Archived() >= seq {
 		t.Error("the watermark moved after the fence")
+	}
+}
+
+func TestOnlyTheOldestGenerationIsDropped(t *testing.T) {
+	l := newState(t).open(func(o *Options) { o.MaxEvents = 2 })
+	appendNotes(t, l, 6)
+	eventuallyClosed(t, l, 3)
+	gens := l.Local()
+	for _, g := range gens {
+		l.MarkArchived(g, time.Second)
+	}
+	for _, g := range gens[1:] {
+		if err := l.Drop(g); err == nil || len(l.Local()) != 3 {
+			t.Errorf("%s was dropped before the oldest: %v", g, err)
+		}
+	}
+	for _, g := range gens {
+		must(t, l.Drop(g))
 	}
 }
 

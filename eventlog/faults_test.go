@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tidwall/wal"
 )
@@ -217,6 +218,9 @@ type watched struct {
 }
 
 func (w *watched) Write(p []byte) (int, error) {
+	if at := len(p) - TrailerSize; at >= 0 && string(p[at:at+len(trailerMagic)]) == trailerMagic && w.unsynced() > 0 {
+		w.t.Errorf("a trailer is written behind %d bytes that are not synced", w.unsynced())
+	}
 	n, err := w.payloadFile.Write(p)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -252,19 +256,42 @@ func (w *watched) WriteBatch(b *wal.Batch) error {
 	return errors.Join(err, readErr)
 }
 
+// unsynced is how many bytes of payload a power cut may take.
+func (w *watched) unsynced() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.written - w.synced
+}
+
 func (w *watched) Close() error { return nil } // both by the test's end
+
+// watching makes files that are watched, and keeps them.
+func watching(t *testing.T, ahead *atomic.Int64) (files, func() []*watched) {
+	var mu sync.Mutex
+	var all []*watched
+	create := func(dir string) (frameLog, payloadFile, error) {
+		frames, payload, err := createFiles(dir)
+		w := &watched{t: t, dir: dir, frameLog: frames, payloadFile: payload, written: int64(len(ObjectMagic)), synced: int64(len(ObjectMagic)), ahead: ahead}
+		t.Cleanup(func() { must(t, errors.Join(frames.Close(), payload.Close())) })
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, w)
+		return w, w, err
+	}
+	return create, func() []*watched {
+		mu.Lock()
+		defer mu.Unlock()
+		return all
+	}
+}
 
 func TestNoFrameIsWrittenBeforeItsPayloadIsSynced(t *testing.T) {
 	s := newState(t)
 	var ahead atomic.Int64
+	var made func() []*watched
 	l := s.open(func(o *Options) {
 		o.MaxEvents = 100
-		o.files = func(dir string) (frameLog, payloadFile, error) {
-			frames, payload, err := createFiles(dir)
-			w := &watched{t: t, dir: dir, frameLog: frames, payloadFile: payload, written: int64(len(ObjectMagic)), synced: int64(len(ObjectMagic)), ahead: &ahead}
-			t.Cleanup(func() { must(t, errors.Join(frames.Close(), payload.Close())) })
-			return w, w, err
-		}
+		o.files, made = watching(t, &ahead)
 	})
 	for round := 0; round < 100 && ahead.Load() == 0; round++ { // as a rule once
 		storeSideBySide(t, l)
@@ -272,6 +299,30 @@ func TestNoFrameIsWrittenBeforeItsPayloadIsSynced(t *testing.T) {
 	must(t, l.Close(true))
 	if ahead.Load() == 0 {
 		t.Error("nothing was ever written while a sync ran: the test shows nothing")
+	}
+	for _, w := range made() { // all of them are objects now, or empty
+		if n := w.unsynced(); n > 0 {
+			t.Errorf("the object in %s ends with %d bytes that are not synced", w.dir, n)
+		}
+	}
+}
+
+// A start that writes a tail again keeps to the same order.
+func TestATailIsWrittenAgainPayloadsFirst(t *testing.T) {
+	s := newState(t)
+	storeSideBySide(t, s.open(nil))
+	s = s.copyState(t)
+	w := s.read(Bounds{})
+	var made func() []*watched
+	w.create, made = watching(t, new(atomic.Int64))
+	must(t, w.CloseTail(time.Now()))
+	if len(made()) == 0 {
+		t.Error("nothing was written again")
+	}
+	for _, w := range made() {
+		if n := w.unsynced(); n > 0 {
+			t.Errorf("the object in %s ends with %d bytes that are not synced", w.dir, n)
+		}
 	}
 }
 
@@ -421,6 +472,13 @@ type failingGate struct {
 	payloadFile
 	begun, gate chan struct{}
 	once        *sync.Once
+	written     *atomic.Int64 // bytes
+}
+
+func (g failingGate) Write(p []byte) (int, error) {
+	n, err := g.payloadFile.Write(p)
+	g.written.Add(int64(n))
+	return n, err
 }
 
 func (g failingGate) Sync() (err error) {
@@ -440,7 +498,7 @@ func (g failingGate) Sync() (err error) {
 // is committed, or made an object.
 func TestAFailedSyncOfAFencedLogEndsAllWriting(t *testing.T) {
 	s := newState(t)
-	g := failingGate{begun: make(chan struct{}), gate: make(chan struct{}), once: &sync.Once{}}
+	g := failingGate{begun: make(chan struct{}), gate: make(chan struct{}), once: &sync.Once{}, written: new(atomic.Int64)}
 	l := s.open(func(o *Options) {
 		o.files = func(dir string) (frameLog, payloadFile, error) {
 			frames, payload, err := createFiles(dir)
@@ -452,7 +510,7 @@ func TestAFailedSyncOfAFencedLogEndsAllWriting(t *testing.T) {
 	first := store(t, l, content(1, maxCarried+1))
 	<-g.begun
 	second := store(t, l, content(2, maxCarried+1)) // the writer is ahead of the committer
-	eventually(t, "the second event is taken", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.large) == 0 })
+	eventually(t, "the second payload is written", func() bool { return g.written.Load() == 2*(maxCarried+1) })
 	fenced := errors.New("fenced")
 	l.Fence(fenced)
 	close(g.gate)

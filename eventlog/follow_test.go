@@ -5,6 +5,7 @@ package eventlog
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -139,6 +140,28 @@ func TestFollowGoesFromTheArchivesEndToTheNextEpochAndNowhereElse(t *testing.T) 
 				t.Errorf("%d events, then %v; want %d", n, err, tt.want)
 			}
 		})
+	}
+}
+
+// A damaged copy of an archived generation is taken out of the WAL; what lies
+// before and after it stays.
+func TestFollowAsksTheArchiveForAGenerationThatIsMissingInTheMiddle(t *testing.T) {
+	l, h, _ := seamed(t)
+	archive(t, l, h, 99)
+	all := collect(t, l, FirstSeq)
+	for missing := 1; missing < len(l.Local()); missing++ {
+		whole := l.Local()
+		if !whole[missing].closed() {
+			continue
+		}
+		l.gens = slices.Delete(slices.Clone(whole), missing, missing+1)
+		for i := range all {
+			if got := collect(t, l, all[i].Event.Seq); len(got) != len(all)-i || got[0].Event.Seq != all[i].Event.Seq {
+				t.Errorf("without %s there are %d events from %s on, the first is %s; want %d",
+					whole[missing], len(got), all[i].Event.Seq, got[0].Event.Seq, len(all)-i)
+			}
+		}
+		l.gens = whole
 	}
 }
 

@@ -150,7 +150,7 @@ func TestLargeOnesThatWaitAreCommittedByCloseAndRefusedByAFence(t *testing.T) {
 					t.Errorf("Close gives %v", err)
 				}
 			case <-time.After(testkit.Patience):
-				t.Fatal("Close takes longer than 10 s")
+				t.Fatal("Close does not end")
 			}
 		}
 		committed := 0

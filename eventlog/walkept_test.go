@@ -122,3 +122,39 @@ func TestSettingAsideThatIsCutShortLeavesNoGap(t *testing.T) {
 		}
 	}
 }
+
+// Of several attempts the highest closed one counts. A start that ends while it
+// sets them aside must not make another one count.
+func TestTheAttemptThatCountsIsSetAsideLast(t *testing.T) {
+	for failing := range 3 {
+		for _, done := range []bool{false, true} {
+			s := fastState(t)
+			s.lay(gen{name: "1.0", segment: segmentOf(1, MakeSeq(1, 1), MakeSeq(1, 1))},
+				gen{name: "2.0", segment: segmentOf(2, MakeSeq(1, 2), MakeSeq(1, 9))},
+				gen{name: "2.1", segment: segmentOf(2, MakeSeq(1, 2), MakeSeq(1, 3)), closed: closedOf(t, 2, MakeSeq(1, 2), MakeSeq(1, 3))},
+				gen{name: "2.2", segment: segmentOf(2, MakeSeq(1, 2), MakeSeq(1, 2))})
+			w := s.read(Bounds{})
+			moves := 0
+			w.rename = func(old, path string) error {
+				defer func() { moves++ }()
+				if moves != failing {
+					return durable.Rename(old, path)
+				}
+				if done {
+					must(t, durable.Rename(old, path))
+				}
+				return errDisk
+			}
+			if err := w.SetAside(2); !errors.Is(err, errDisk) {
+				t.Fatalf("setting aside ends with %v", err)
+			}
+			want := MakeSeq(1, 3)
+			if failing == 2 && done { // all moved
+				want = MakeSeq(1, 1)
+			}
+			if last, _, err := s.read(Bounds{}).Last(); err != nil || last != want {
+				t.Errorf("cut short at move %d (done: %v) the WAL ends with %s, %v; want %s", failing, done, last, err, want)
+			}
+		}
+	}
+}

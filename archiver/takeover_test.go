@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -372,6 +373,34 @@ func TestOneOfTwoClaimersWins(t *testing.T) {
 				s.check()
 				s.stop()
 			}
+		}
+	})
+}
+
+// Whoever claims an epoch first has it. That somebody did between our look and our
+// claim is the end of this start, not a reason to claim the next epoch.
+func TestAClaimThatCameFirstIsNotPassedOver(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.stop()
+		const epoch = 3
+		var once sync.Once
+		s.bucket.Set(buckettest.Hooks{Before: func(_ context.Context, op buckettest.Op, key string) error {
+			if op == buckettest.Put && key == archiver.EpochKey(epoch) {
+				once.Do(func() {
+					text, err := archiver.EncodeClaim(&archiver.Claim{LogID: w.logID, Epoch: epoch, Writer: archiver.NewID(), Directory: archiver.NewID(), Cause: "take-over"})
+					w.must(err)
+					w.bucket.Set(key, text)
+				})
+			}
+			return nil
+		}})
+		if err := s.start(false); !errors.Is(err, archiver.ErrFenced) {
+			t.Errorf("the start ended with %v, want ErrFenced", err)
+		}
+		if _, there := w.bucket.Get(archiver.EpochKey(epoch + 1)); there {
+			t.Errorf("it claimed epoch %d", epoch+1)
 		}
 	})
 }

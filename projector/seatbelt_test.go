@@ -202,7 +202,34 @@ func TestSeatbelts(t *testing.T) {
 			for _, r := range v.runners {
 				checkSeatbelt(t, r, s, test.view, test.rule, before, entry.Event.Seq)
 			}
+			good := newScene()
+			test.wrong(good) // what it needs before it
+			checkUntouched(t, v, good, before)
 		})
+	}
+}
+
+// checkUntouched checks that a view which stopped right behind what good has
+// holds nothing of the event that it refused.
+func checkUntouched(t *testing.T, v *views, good *scene, before eventlog.Seq) {
+	t.Helper()
+	want := openViews(t, kv.InMemory(quiet), "", projector.Live)
+	want.catchUp(good.Log)
+	for i, view := range []*projector.View{v.machines.View, v.blocks.View} {
+		if view.Position() != before {
+			continue // it took the event: the other one is to refuse it
+		}
+		_, rows, err := view.Recompute(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := []*projector.View{want.machines.View, want.blocks.View}[i]
+		if _, digest := view.Digest(); rows != digest {
+			t.Errorf("the rows of the %s view are not those of its digest", view.Name())
+		}
+		if _, digest := other.Digest(); rows != digest {
+			t.Errorf("the %s view holds something of the event that it refused", view.Name())
+		}
 	}
 }
 

@@ -22,6 +22,10 @@ race:
 fuzz time="20s":
     grep -rEo --include='*_test.go' '^func Fuzz\w+' . | sed -E 's|/[^/]*:func | |' | while read -r dir name; do go test -run '^$' -fuzz "^$name\$" -fuzztime {{time}} "$dir" || exit 1; done
 
+# bugs put into the core, one at a time, and whether the tests find them: just mutants -run janitor
+mutants *args:
+    go run ./internal/testkit/mutants {{args}}
+
 # power cuts, kills and failing disks
 crash:
     STRANDLINE_TESTS=all go test -count=1 -timeout 40m -run 'Crash|Kill|Power|Torn|Strace|Poison|Damage' ./...

@@ -3,9 +3,12 @@
 package archiver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +17,8 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/archiver/buckettest"
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 // TestNothingArchivedIsEverLost plays random histories with several state
@@ -73,7 +78,11 @@ func (m *model) pick(t *rapid.T, running bool) *server {
 func (m *model) append(t *rapid.T) {
 	s := m.pick(t, true)
 	ev := someBlock
-	_, err := s.append(ev, "a block")
+	content := "a block"
+	if seed := rapid.Uint64Range(0, 1000).Draw(t, "harm"); seed%2 == 1 { // a client that means it
+		content = string(hostile.Any(rand.New(rand.NewPCG(seed, 1)), s.facts()).Bytes)
+	}
+	_, err := s.append(ev, content)
 	if err != nil && s.log.Err() == nil {
 		t.Fatalf("append: %v", err)
 	}
@@ -135,6 +144,33 @@ func (m *model) stop(t *rapid.T) {
 		t.Fatalf("ship: %v", s.shipErr)
 	}
 	s.end()
+}
+
+// facts are what a client knows of the log that it stores into.
+func (s *server) facts() hostile.Facts {
+	s.w.t.Helper()
+	head := s.started.Head
+	seq, _ := s.log.Committed()
+	f := hostile.Facts{
+		LogID: head.LogID, Writer: head.Writer, Epoch: head.Epoch, Ordinal: s.started.NextOrdinal,
+		Next: uint64(seq.Next()), Offset: uint64(len(eventlog.ObjectMagic)), Now: time.Now().UnixNano(),
+	}
+	if local := s.log.Local(); len(local) > 0 {
+		g := local[len(local)-1]
+		entries, err := g.Entries()
+		s.w.must(err)
+		payload, err := os.ReadFile(g.Path())
+		s.w.must(err)
+		if f.Ordinal = g.Ordinal; bytes.HasPrefix(payload[max(0, len(payload)-eventlog.TrailerSize):], []byte("SLTRL1\r\n")) {
+			f.Ordinal, entries, payload = g.Ordinal+1, nil, []byte(eventlog.ObjectMagic) // it is closed, or looks like it
+		}
+		for _, e := range entries {
+			p := e.Placement
+			f.Entries = append(f.Entries, hostile.Entry{Seq: uint64(e.Event.Seq), Raw: e.Raw, Offset: p.Offset, Length: p.Length, Sums: p.Sums})
+		}
+		f.Offset, f.Sum = uint64(len(payload)), eventlog.Checksum(payload)
+	}
+	return f
 }
 
 // clone copies a directory. What its owner acknowledges from here on is unknown

@@ -4,6 +4,7 @@ package eventlog
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -113,6 +114,12 @@ func TestReadingAWAL(t *testing.T) {
 	}{
 		{name: "nothing"},
 		{name: "a directory prepared ahead", gens: []gen{{name: "1.0"}}},
+		{name: "a directory that was not prepared to its end", gens: []gen{{name: "1.0", payload: []byte("SLOB")}}},
+		{name: "no frames beside payloads", gens: []gen{{name: "1.0", segment: one}, {name: "2.0", payload: make([]byte, 1<<20)}}, want: e(3), cuts: 1},
+		{name: "no frames beside payloads, and a view knows more",
+			gens: []gen{{name: "1.0", segment: one}, {name: "2.0", payload: make([]byte, 1<<20)}}, bounds: Bounds{Durable: e(4)},
+			want: e(3), damage: "1.3", lacks: 1},
+		{name: "payloads behind those of the frames", gens: []gen{{name: "1.0", segment: one, payload: make([]byte, 9)}}, want: e(3), cuts: 1},
 		{name: "one open generation", gens: []gen{{name: "1.0", segment: one}}, want: e(3)},
 		{name: "one closed generation", gens: []gen{{name: "1.0", closed: closedOf(t, 1, e(1), e(3))}}, want: e(3)},
 		{name: "two open generations, because closing the first was slow",
@@ -315,8 +322,70 @@ func TestClosingTheTailKeepsTornFilesAsEvidenceAndRemovesWhatNobodyNeeds(t *test
 	if got := names(t, s.wal()); !slices.Equal(got, []string{"0000000000000001.0002"}) {
 		t.Errorf("the WAL holds %v", got)
 	}
-	if got := names(t, s.aside()); !slices.Equal(got, []string{"0000000000000001.0000-0", "0000000000000002.0000-0"}) {
+	if got := names(t, s.aside()); !slices.Equal(got, []string{"0000000000000001.0000-cut-0", "0000000000000002.0000-cut-0"}) {
 		t.Errorf("aside holds %v", got)
+	}
+}
+
+// The frames' file came back with no bytes, the payloads did not: 13 events that
+// were acknowledged may be gone.
+func TestPayloadsWithoutFramesAreSaidAndKept(t *testing.T) {
+	s := fastState(t)
+	l := s.open(nil)
+	for i := range 13 {
+		committed(t, store(t, l, content(uint64(i), 80_000)))
+	}
+	c := s.copyState(t)
+	must(t, l.Close(false))
+	dir := filepath.Join(c.wal(), generationName(1, 0))
+	payload, err := os.ReadFile(filepath.Join(dir, payloadName))
+	must(t, err)
+	for _, gone := range []bool{false, true} {
+		must(t, os.Truncate(filepath.Join(dir, segmentName), 0))
+		if gone {
+			must(t, os.Remove(filepath.Join(dir, segmentName)))
+		}
+		w := c.read(Bounds{})
+		if cuts := w.Cuts(); len(cuts) != 1 || !strings.Contains(cuts[0], "nothing says that they were committed") ||
+			!strings.Contains(cuts[0], "1040000 bytes") {
+			t.Errorf("it is told as %q", cuts)
+		}
+		must(t, w.CloseTail(time.Now()))
+		kept := filepath.Join(c.aside(), generationName(1, 0)+"-cut-0")
+		if got, err := os.ReadFile(filepath.Join(kept, payloadName)); err != nil || !slices.Equal(got, payload) {
+			t.Errorf("%d of %d bytes are kept, %v", len(got), len(payload), err)
+		}
+		must(t, os.MkdirAll(dir, 0o700))
+		must(t, os.CopyFS(dir, os.DirFS(kept)))
+		must(t, os.RemoveAll(c.aside()))
+	}
+}
+
+func TestWhatWasCutIsKeptWithinItsBounds(t *testing.T) {
+	s := newState(t)
+	put := func(name string, age time.Duration, size int64) {
+		dir := filepath.Join(s.aside(), name)
+		must(t, os.MkdirAll(dir, 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, payloadName), nil, 0o600))
+		must(t, os.Truncate(filepath.Join(dir, payloadName), size))
+		must(t, os.Chtimes(dir, time.Time{}, time.Now().Add(-age)))
+	}
+	set := generationName(1, 0) + "-0" // by a lossy start: the oldest, and large
+	put(set, 100*time.Hour, 2*cutBytes)
+	name := func(n int) string { return fmt.Sprintf("%s-cut-0", generationName(uint64(100-n), 0)) }
+	for n := range maxCuts + 3 {
+		put(name(n), time.Duration(n)*time.Hour, 10)
+	}
+	must(t, boundCuts(s.aside()))
+	left := names(t, s.aside())
+	if len(left) != maxCuts+1 || !slices.Contains(left, set) || !slices.Contains(left, name(0)) || slices.Contains(left, name(maxCuts)) {
+		t.Errorf("kept are %q", left)
+	}
+	put(name(1), time.Hour, cutBytes)
+	put(name(0), 0, 2*cutBytes)
+	must(t, boundCuts(s.aside()))
+	if left := names(t, s.aside()); !slices.Equal(left, []string{set, name(0)}) {
+		t.Errorf("kept are %q, want the newest and what was set aside", left)
 	}
 }
 

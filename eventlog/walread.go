@@ -125,8 +125,11 @@ func (r *walReader) loadClosed(g *Generation) error {
 // closed, or is not as it states; found is false when it holds no event.
 func (r *walReader) loadFrames(g *Generation) (found bool, err error) {
 	s, err := g.readFrames()
-	if err != nil || s == nil {
+	if err != nil {
 		return false, err
+	}
+	if s == nil {
+		s = &segment{whole: true}
 	}
 	t, err := r.takeIn(g, s)
 	if err != nil {
@@ -142,10 +145,7 @@ func (r *walReader) loadFrames(g *Generation) (found bool, err error) {
 		r.suspect = append(r.suspect, suspect{gen: g, after: after, reason: s.bad.Error(), rest: s.rest})
 	}
 	if len(t.entries) == 0 {
-		if t.torn {
-			r.w.torn = append(r.w.torn, g)
-		}
-		return false, nil
+		return false, r.cutEmpty(g, s)
 	}
 	g.carried = carriedBy(s)
 	g.first, g.last = t.entries[0].Event.Seq, t.entries[len(t.entries)-1].Event.Seq
@@ -157,6 +157,38 @@ func (r *walReader) loadFrames(g *Generation) (found bool, err error) {
 	g.entries = t.entries
 	r.w.tails[g] = t
 	return true, nil
+}
+
+// cutEmpty leaves out a generation without an event. One with no frame and with
+// a payload file of just its magic, or less, was prepared ahead and goes without
+// a word. Another one is kept as evidence: its payloads were written ahead of
+// their frames, or its frames are gone.
+func (r *walReader) cutEmpty(g *Generation, s *segment) error {
+	size, err := payloadSize(g)
+	if err != nil {
+		return err
+	}
+	if len(s.frames) == 0 && s.whole && size <= int64(len(ObjectMagic)) {
+		return nil
+	}
+	r.w.torn = append(r.w.torn, g)
+	if s.whole { // else the bad frame is judged
+		r.w.cuts = append(r.w.cuts, fmt.Sprintf("%s: %d bytes of payload without any frame are left out, because nothing says that they were committed",
+			g.dir, max(0, size-int64(len(ObjectMagic)))))
+	}
+	return nil
+}
+
+// payloadSize returns the size of g's payload file, 0 when there is none.
+func payloadSize(g *Generation) (int64, error) {
+	info, err := os.Stat(g.Path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the payload of generation %d: %w", g.Ordinal, err)
+	}
+	return info.Size(), nil
 }
 
 // closeByFrames makes g a closed generation if its payload file is the object
@@ -229,12 +261,9 @@ func (g *Generation) segmentPath() string { return filepath.Join(g.dir, segmentN
 // whole, and keeps it as evidence: bytes that were written ahead of their
 // frames, or a footer that a crash or rot has spoilt.
 func (r *walReader) cutPayload(g *Generation, t *tail) error {
-	info, err := os.Stat(g.Path())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // CheckTail says whether that is a loss
-	}
+	size, err := payloadSize(g) // if it is gone, CheckTail says whether that is a loss
 	if err != nil {
-		return fmt.Errorf("reading the payload of generation %d: %w", g.Ordinal, err)
+		return err
 	}
 	end := int64(len(ObjectMagic))
 	for i := range t.entries {
@@ -242,7 +271,7 @@ func (r *walReader) cutPayload(g *Generation, t *tail) error {
 			end = int64(p.Offset + p.Length)
 		}
 	}
-	switch rest := info.Size() - end; {
+	switch rest := size - end; {
 	case g.stated:
 		t.torn = true
 		r.w.cuts = append(r.w.cuts, fmt.Sprintf("%s: the end of this closed generation is damaged; it is written again from its frames, which are whole", g.dir))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/strandline-project/strandline/internal/durable"
@@ -79,12 +80,20 @@ func (w *WAL) moveAllAside(attempts []*Generation) error {
 	return nil
 }
 
-func (w *WAL) moveAside(g *Generation) error {
+// moveAside keeps g for salvage: nothing removes it from there.
+func (w *WAL) moveAside(g *Generation) error { return w.moveTo(g, filepath.Base(g.dir)+"-") }
+
+// moveCut keeps g, of which bytes were left out or a copy is at hand, as evidence
+// for a while, see boundCuts.
+func (w *WAL) moveCut(g *Generation) error { return w.moveTo(g, filepath.Base(g.dir)+cutMark) }
+
+// moveTo moves g aside, under the first free number behind name.
+func (w *WAL) moveTo(g *Generation, name string) error {
 	if err := durable.Mkdir(w.aside, 0o700); err != nil {
 		return fmt.Errorf("setting %s aside: %w", g, err)
 	}
 	for n := 0; ; n++ {
-		target := filepath.Join(w.aside, fmt.Sprintf("%s-%d", filepath.Base(g.dir), n))
+		target := filepath.Join(w.aside, name+strconv.Itoa(n))
 		if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
 			if err != nil {
 				return fmt.Errorf("setting %s aside: %w", g, err)
@@ -178,15 +187,18 @@ func (w *WAL) CloseTail(now time.Time) error {
 		w.gens[i] = closed
 		delete(w.tails, g)
 		if t.torn {
-			if err := w.moveAside(g); err != nil {
+			if err := w.moveCut(g); err != nil {
 				return err
 			}
 		}
 	}
 	for _, g := range slices.Clone(w.torn) {
-		if err := w.moveAside(g); err != nil {
+		if err := w.moveCut(g); err != nil {
 			return err
 		}
+	}
+	if err := boundCuts(w.aside); err != nil {
+		return err
 	}
 	return w.removeLeftovers()
 }

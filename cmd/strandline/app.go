@@ -241,7 +241,7 @@ func (a *app) tryStart(ctx context.Context) (reached bool, err error) {
 		return true, withCode(classify(err), err)
 	}
 	for _, cut := range wal.Cuts() {
-		a.log.Warn("a torn tail was cut", "what", cut)
+		a.log.Warn("bytes of the WAL were left out and are kept in aside/", "what", cut)
 	}
 	start := &archiver.Start{
 		Dir: a.dir, Archive: a.history, WAL: wal, Views: a.views, TakeOver: a.cfg.TakeOver,

@@ -42,6 +42,7 @@ type Log struct {
 	opts   Options
 	limits *limits
 	memory *memory
+	clock  clock
 
 	mu       sync.Mutex
 	queue    []*Pending    // owned by mu; waiting for the writer
@@ -94,6 +95,8 @@ func Open(opts Options) (*Log, error) {
 			l.handed = g.Trailer.Last
 		}
 	}
+	now := time.Now()
+	l.clock.note(opts.Last, opts.Wall(now).UnixNano(), now)
 	l.done.Add(4)
 	go l.runPreparer()
 	go l.runCloser()

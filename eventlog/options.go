@@ -39,6 +39,9 @@ type Options struct {
 	Rules       Rules
 	Limits      Limits
 	Observer    Observer // may be nil
+	// Wall is what the wall clock shows at a moment: the time of an event that
+	// is taken then. nil: that moment's.
+	Wall func(time.Time) time.Time
 
 	// Cut-off points of a generation; zero means the default.
 	MaxPayload uint64        // 64 MiB
@@ -63,6 +66,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.files == nil {
 		o.files = createFiles
+	}
+	if o.Wall == nil {
+		o.Wall = func(now time.Time) time.Time { return now }
 	}
 	if o.Observer == nil {
 		o.Observer = silent{}

@@ -254,7 +254,9 @@ func (w *writer) stamp(ev *Event) error {
 	default:
 		ev.Seq = w.last.Next()
 	}
-	ev.Time = time.Now().UnixNano()
+	now := time.Now()
+	ev.Time = w.l.opts.Wall(now).UnixNano()
+	w.l.clock.note(ev.Seq, ev.Time, now)
 	switch ev.Type {
 	case AccountOpened:
 		ev.Account = ev.Seq

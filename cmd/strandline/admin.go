@@ -121,7 +121,7 @@ func (a *app) Status() httpapi.Status {
 	s := a.snapshot()
 	state := a.dir.State()
 	status := httpapi.Status{
-		Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Mode: s.mode, Reason: s.reason, Ready: a.Ready() == nil,
+		Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Uptime: time.Since(a.started).Seconds(), Mode: s.mode, Reason: s.reason, Ready: a.Ready() == nil,
 		LogID: state.LogID, Archive: withoutSecrets(state.Archive), Policy: a.policy(), StateDir: a.cfg.Data, Listen: a.clients.Addr().String(), Lossy: s.lossy != "", LossyReason: s.lossy,
 		Warnings: s.warnings, Notes: []string{httpapi.NotePrune}, Feed: a.feedStatus(),
 	}
@@ -252,7 +252,7 @@ func lagBetween(log *eventlog.Log, from, to eventlog.Seq) lag {
 				l.at = ev.Time
 			case ev.Seq <= to:
 				if l.Events++; l.Events == 1 {
-					l.Seconds = time.Since(time.Unix(0, ev.Time)).Seconds()
+					l.Seconds = log.Age(ev).Seconds()
 				}
 			}
 		}

@@ -30,7 +30,7 @@ var now = time.Date(2026, 11, 23, 2, 0, 0, 0, time.UTC)
 
 func fullStatus() Status {
 	return Status{
-		Version: "v0.1.0", Time: now, Started: now.Add(-90 * time.Minute), Mode: ModeHold, Ready: true,
+		Version: "v0.1.0", Time: now, Started: now.Add(-90 * time.Minute), Uptime: 5400, Mode: ModeHold, Ready: true,
 		Reason: "held by the operator",
 		LogID:  eventlog.ID{1}, Epoch: 7, Writer: eventlog.ID{2}, Owner: "epoch 8, writer 0300, host b",
 		Archive: "s3://backups/strandline?endpoint=http://127.0.0.1:9000", StateDir: "/var/lib/strandline", Listen: "127.0.0.1:8000",

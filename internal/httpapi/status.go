@@ -32,9 +32,11 @@ type Status struct {
 	Version string    `json:"version"` // of the program
 	Time    time.Time `json:"time"`    // when this was true, by the server's clock
 	Started time.Time `json:"started"` // of the process
-	Mode    Mode      `json:"mode"`
-	Ready   bool      `json:"ready"`            // clients are answered
-	Reason  string    `json:"reason,omitempty"` // for any mode but serving: why, and until when
+	// Uptime is how long the process has run, whatever was done to the clock.
+	Uptime float64 `json:"uptime_seconds"`
+	Mode   Mode    `json:"mode"`
+	Ready  bool    `json:"ready"`            // clients are answered
+	Reason string  `json:"reason,omitempty"` // for any mode but serving: why, and until when
 
 	LogID    eventlog.ID `json:"log_id,omitzero"`
 	Epoch    uint32      `json:"epoch,omitempty"`     // own; 0: none claimed

@@ -63,7 +63,7 @@ func (t *text) server(s *Status) {
 	t.line("log now owned by", "%s", s.Owner)
 	t.line("version", "%s", s.Version)
 	if !s.Started.IsZero() {
-		t.line("up", "%s, since %s", s.Time.Sub(s.Started).Round(time.Second), s.Started.Format(time.RFC3339))
+		t.line("up", "%s, since %s", time.Duration(s.Uptime*float64(time.Second)).Round(time.Second), s.Started.Format(time.RFC3339))
 	}
 	switch {
 	case s.Epoch != 0:

@@ -90,6 +90,8 @@ var Binds = []string{"cpu", "disk", "network", "store"}
 type stateCollector struct {
 	source atomic.Pointer[func() State]
 
+	drilled, checkpointed stamp
+
 	mode, ready                       *prometheus.Desc
 	committed, committedEpoch         *prometheus.Desc
 	archived, archivedEpoch           *prometheus.Desc
@@ -249,7 +251,7 @@ func (c *stateCollector) collectCheckpoint(out chan<- prometheus.Metric, s *Chec
 		return
 	}
 	gauge(out, c.checkpointSeq, float64(s.Seq))
-	gauge(out, c.checkpointTime, float64(s.Time.UnixMilli())/1000)
+	gauge(out, c.checkpointTime, float64(c.checkpointed.shown(s.Time, time.Now()).UnixMilli())/1000)
 	gauge(out, c.checkpointTook, s.Took.Seconds())
 	gauge(out, c.checkpointBytes, float64(s.Bytes))
 }
@@ -297,7 +299,7 @@ func (c *stateCollector) collectDrills(out chan<- prometheus.Metric, s *State) {
 	gauge(out, c.drillRunning, truth(s.DrillRunning))
 	gauge(out, c.drillFailed, truth(s.DrillFailed))
 	if !s.DrillLastSuccess.IsZero() {
-		gauge(out, c.drillSuccess, float64(s.DrillLastSuccess.UnixMilli())/1000)
+		gauge(out, c.drillSuccess, float64(c.drilled.shown(s.DrillLastSuccess, time.Now()).UnixMilli())/1000)
 		gauge(out, c.drillRTO, s.DrillRTO.Seconds())
 	}
 	count(out, c.drills, s.DrillsPassed, "passed")

@@ -65,11 +65,11 @@ const maxManifest = 64 << 10
 // another log's archive is ErrOtherLog and stays untouched. Init tries until
 // ctx ends.
 func Init(ctx context.Context, bucket Bucket, logID eventlog.ID, now time.Time) error {
-	text, err := json.MarshalIndent(manifest{LogID: logID, Format: FormatVersion, Created: now.UTC()}, "", "  ")
+	text, err := seal(manifest{LogID: logID, Format: FormatVersion, Created: now.UTC()})
 	if err != nil {
 		return fmt.Errorf("init %v: %w", bucket, err)
 	}
-	err = PutEqual(ctx, bucket, ManifestKey, BytesBody(append(text, '\n')))
+	err = PutEqual(ctx, bucket, ManifestKey, BytesBody(text))
 	if !errors.Is(err, ErrDifferent) {
 		return err
 	}
@@ -109,25 +109,44 @@ func (a *Archive) Through(bucket Bucket) *Archive {
 	return &through
 }
 
+// readManifest reads strandline.json, which whoever names the archive says is
+// there. That it is absent is asked again, and so is the first claim, which
+// every archive has.
 func readManifest(ctx context.Context, bucket Bucket) (*manifest, error) {
-	text, err := readAll(ctx, bucket, ManifestKey, 0, maxManifest)
+	var found manifest
+	err := readSure(ctx, bucket, ManifestKey, maxManifest, func(text []byte) error {
+		found = manifest{}
+		if err := json.Unmarshal(text, &found); err != nil {
+			return fmt.Errorf("%w: %w; restore it from another copy", eventlog.ErrDamaged, err)
+		}
+		switch {
+		case found.Format != FormatVersion:
+			return fmt.Errorf("%w: version %d, this build reads %d", ErrFormat, found.Format, FormatVersion)
+		case found.LogID == eventlog.ID{}:
+			return fmt.Errorf("%w: it names no log; restore it from another copy", eventlog.ErrDamaged)
+		}
+		return nil
+	})
 	if errors.Is(err, ErrNotFound) {
-		return nil, fmt.Errorf("open %v: %w", bucket, ErrNoArchive)
+		return nil, fmt.Errorf("open %v: %w", bucket, noManifest(ctx, bucket))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %v: read %s: %w", bucket, ManifestKey, err)
 	}
-	var found manifest
-	if err := json.Unmarshal(text, &found); err != nil {
-		return nil, fmt.Errorf("open %v: %s: %w; restore it from another copy", bucket, ManifestKey, err)
-	}
-	if found.Format != FormatVersion {
-		return nil, fmt.Errorf("open %v: %w: version %d, this build reads %d", bucket, ErrFormat, found.Format, FormatVersion)
-	}
-	if found.LogID == (eventlog.ID{}) {
-		return nil, fmt.Errorf("open %v: %s names no log; restore it from another copy", bucket, ManifestKey)
-	}
 	return &found, nil
+}
+
+// noManifest says what it means that strandline.json is absent.
+func noManifest(ctx context.Context, bucket Bucket) error {
+	there, err := exists(ctx, bucket, EpochKey(1))
+	if err != nil {
+		return fmt.Errorf("%s is absent: %w", ManifestKey, err)
+	}
+	if !there {
+		return ErrNoArchive
+	}
+	return fmt.Errorf("%w: %s is absent, but the claim %s is there: try again, and if that goes on, restore %s from another copy; do not run init there",
+		ErrOlderState, ManifestKey, EpochKey(1), ManifestKey)
 }
 
 // LogID returns the identity of the archived log.

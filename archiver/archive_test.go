@@ -112,7 +112,8 @@ func TestInitMakesAnArchiveOnceAndMayBeRepeated(t *testing.T) {
 	const want = `{
   "log_id": "aa010000-0000-0000-0000-000000000000",
   "format": 1,
-  "created": "2026-11-23T12:00:00Z"
+  "created": "2026-11-23T12:00:00Z",
+  "crc32c": "087baefd"
 }
 `
 	if string(text) != want {
@@ -152,27 +153,29 @@ func TestInitSurvivesAPutThatFailed(t *testing.T) {
 }
 
 func TestABucketThatIsNoArchiveIsRefused(t *testing.T) {
-	for name, tc := range map[string]struct {
-		manifest string
-		want     error // nil: any
-	}{
-		"empty":               {"", archiver.ErrNoArchive},
-		"a later format":      {`{"log_id":"aa010000-0000-0000-0000-000000000000","format":2}`, archiver.ErrFormat},
-		"no format":           {`{"log_id":"aa010000-0000-0000-0000-000000000000"}`, archiver.ErrFormat},
-		"no log":              {`{"format":1}`, nil},
-		"a log that is wrong": {`{"log_id":"x","format":1}`, nil},
-		"rubble":              {"\x00\x01", nil},
-		"cut short":           {`{"log_id":"aa010000-0000-0000`, nil},
-	} {
-		bucket := buckettest.NewMemory()
-		if tc.manifest != "" {
-			bucket.Set(archiver.ManifestKey, []byte(tc.manifest))
+	synctest.Test(t, func(t *testing.T) {
+		for name, tc := range map[string]struct {
+			manifest string
+			want     error // nil: any
+		}{
+			"empty":               {"", archiver.ErrNoArchive},
+			"a later format":      {`{"log_id":"aa010000-0000-0000-0000-000000000000","format":2}`, archiver.ErrFormat},
+			"no format":           {`{"log_id":"aa010000-0000-0000-0000-000000000000"}`, archiver.ErrFormat},
+			"no log":              {`{"format":1}`, nil},
+			"a log that is wrong": {`{"log_id":"x","format":1}`, nil},
+			"rubble":              {"\x00\x01", nil},
+			"cut short":           {`{"log_id":"aa010000-0000-0000`, nil},
+		} {
+			bucket := buckettest.NewMemory()
+			if tc.manifest != "" {
+				bucket.Set(archiver.ManifestKey, []byte(tc.manifest))
+			}
+			a, err := archiver.Open(t.Context(), bucket)
+			if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
+				t.Errorf("%s: %v, %v; want %v", name, a, err, tc.want)
+			}
 		}
-		a, err := archiver.Open(t.Context(), bucket)
-		if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
-			t.Errorf("%s: %v, %v; want %v", name, a, err, tc.want)
-		}
-	}
+	})
 }
 
 func TestOpeningWaitsForABucketThatIsAwayShortly(t *testing.T) {

@@ -28,7 +28,7 @@ type Damage struct {
 }
 
 // CheckObject reads all of an object, payloads included, and compares every
-// byte with the checksums. A damaged footer or trailer is an error; damaged
+// byte with the checksums, again when they do not match. A damaged footer or trailer is an error; damaged
 // payloads are listed in the Check, and when the bytes between them are
 // damaged too that is an error beside it.
 func (a *Archive) CheckObject(ctx context.Context, object ObjectInfo) (*Check, error) {
@@ -37,20 +37,47 @@ func (a *Archive) CheckObject(ctx context.Context, object ObjectInfo) (*Check, e
 		return nil, err
 	}
 	check := &Check{Trailer: trailer, Footer: c.footer}
-	r, err := a.bucket.GetRange(ctx, object.Key(), 0, int64(trailer.FooterOffset))
-	if err != nil {
+	err = AskAgain(ctx, contradicts, func() error {
+		return retry(ctx, readLimit, func() error { return a.checkPayloads(ctx, object, check) })
+	})
+	var bad *badPayloads
+	switch {
+	case errors.As(err, &bad) && len(check.Damaged) > 0 && bad.sum == trailer.PayloadSum:
+		return check, nil // the list says it
+	case errors.Is(err, eventlog.ErrObjectDamaged), errors.Is(err, ErrNotFound):
 		return check, a.objectError(object, err)
-	}
-	sum, err := check.readPayloads(r)
-	if err = errors.Join(err, r.Close()); err != nil {
+	case err != nil:
 		return check, fmt.Errorf("read the payloads of %v in %v: %w", object, a.bucket, err)
-	}
-	if sum != trailer.PayloadSum {
-		return check, a.objectError(object, fmt.Errorf("%w: the checksum of magic and payloads is %08x, the trailer says %08x",
-			eventlog.ErrObjectDamaged, sum, trailer.PayloadSum))
 	}
 	return check, nil
 }
+
+// checkPayloads reads the object up to its footer once.
+func (a *Archive) checkPayloads(ctx context.Context, object ObjectInfo, check *Check) error {
+	check.Damaged = nil
+	r, err := a.bucket.GetRange(ctx, object.Key(), 0, int64(check.Trailer.FooterOffset))
+	if err != nil {
+		return err
+	}
+	sum, err := check.readPayloads(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	if sum != check.Trailer.PayloadSum || len(check.Damaged) > 0 {
+		return permanent(&badPayloads{sum, check.Trailer.PayloadSum})
+	}
+	return nil
+}
+
+// badPayloads says that bytes before the footer are not what was stored: it is
+// eventlog.ErrObjectDamaged.
+type badPayloads struct{ sum, want uint32 }
+
+func (e *badPayloads) Error() string {
+	return fmt.Sprintf("%v: the checksum of magic and payloads is %08x, the trailer says %08x", eventlog.ErrObjectDamaged, e.sum, e.want)
+}
+
+func (e *badPayloads) Unwrap() error { return eventlog.ErrObjectDamaged }
 
 // readPayloads reads r, the object up to its footer, in one pass, and returns
 // the checksum of all of it.

@@ -37,8 +37,7 @@ func (c *Claim) String() string {
 
 // encode returns the claim as it is put.
 func (c *Claim) encode() ([]byte, error) {
-	text, err := json.MarshalIndent(c, "", "  ")
-	return append(text, '\n'), err
+	return seal(c)
 }
 
 // ErrFenced says that another server owns the log now.
@@ -70,13 +69,8 @@ func (a *Archive) HighestClaim(ctx context.Context) (*Claim, error) {
 	highest := uint32(0)
 	for _, epoch := range epochs {
 		for highest++; highest < epoch; highest++ {
-			there, err := a.claimed(ctx, highest)
-			if err != nil {
+			if err := a.expectClaim(ctx, highest); err != nil {
 				return nil, err
-			}
-			if !there {
-				return nil, fmt.Errorf("%w: the claim %s of %v is gone, a later one is there; restore it from another copy or an earlier version of the object",
-					eventlog.ErrDamaged, EpochKey(highest), a.bucket)
 			}
 		}
 	}
@@ -94,6 +88,19 @@ func (a *Archive) HighestClaim(ctx context.Context) (*Claim, error) {
 		return nil, nil
 	}
 	return a.readClaim(ctx, highest)
+}
+
+// expectClaim asks for the claim of an epoch that is known to be claimed, and
+// asks again while it is said to be absent.
+func (a *Archive) expectClaim(ctx context.Context, epoch uint32) error {
+	return AskAgain(ctx, func(err error) bool { return errors.Is(err, eventlog.ErrDamaged) }, func() error {
+		there, err := a.claimed(ctx, epoch)
+		if err == nil && !there {
+			err = fmt.Errorf("%w: the claim %s of %v is gone, a later one is there; restore it from another copy or an earlier version of the object",
+				eventlog.ErrDamaged, EpochKey(epoch), a.bucket)
+		}
+		return err
+	})
 }
 
 // listClaims returns the claimed epochs that the bucket lists, ascending.
@@ -118,36 +125,31 @@ func (a *Archive) listClaims(ctx context.Context) ([]uint32, error) {
 	return slices.Compact(epochs), err
 }
 
-// claimed asks for the claim of epoch by name.
+// claimed asks for the claim of epoch by name, once: that the next claim is
+// absent is the usual answer.
 func (a *Archive) claimed(ctx context.Context, epoch uint32) (bool, error) {
-	err := retry(ctx, readLimit, func() error {
-		_, err := a.bucket.Head(ctx, EpochKey(epoch))
-		return err
-	})
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("ask %v for the claim %s: %w", a.bucket, EpochKey(epoch), err)
-	}
-	return true, nil
+	return exists(ctx, a.bucket, EpochKey(epoch))
 }
 
+// readClaim reads the claim of an epoch that is known to be claimed.
 func (a *Archive) readClaim(ctx context.Context, epoch uint32) (*Claim, error) {
 	key := EpochKey(epoch)
-	text, err := readAll(ctx, a.bucket, key, 0, maxClaim)
-	if err != nil {
-		return nil, fmt.Errorf("read the claim %s of %v: %w", key, a.bucket, err)
-	}
 	claim := new(Claim)
-	if err := json.Unmarshal(text, claim); err != nil {
-		return nil, fmt.Errorf("the claim %s of %v: %w: %w", key, a.bucket, eventlog.ErrDamaged, err)
-	}
-	if claim.LogID != a.logID {
-		return nil, fmt.Errorf("the claim %s of %v: %w: %s", key, a.bucket, ErrOtherLog, claim.LogID)
-	}
-	if claim.Epoch != epoch {
-		return nil, fmt.Errorf("the claim %s of %v: %w: it says epoch %d", key, a.bucket, eventlog.ErrDamaged, claim.Epoch)
+	err := readSure(ctx, a.bucket, key, maxClaim, func(text []byte) error {
+		*claim = Claim{}
+		if err := json.Unmarshal(text, claim); err != nil {
+			return fmt.Errorf("%w: %w", eventlog.ErrDamaged, err)
+		}
+		switch {
+		case claim.LogID != a.logID:
+			return fmt.Errorf("%w: %s", ErrOtherLog, claim.LogID)
+		case claim.Epoch != epoch:
+			return fmt.Errorf("%w: it says epoch %d", eventlog.ErrDamaged, claim.Epoch)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the claim %s of %v: %w", key, a.bucket, olderIfAbsent(err))
 	}
 	if claim.Archived != nil {
 		a.Expect(*claim.Archived)

@@ -212,16 +212,18 @@ func before(entries []eventlog.Entry, ordinal uint64) []eventlog.Entry {
 
 func TestFollowingStopsAtADamagedObjectAfterAllThatStandsBefore(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	for ordinal := uint64(1); ordinal <= 9; ordinal++ {
-		h := epochs(t)
-		data, _ := h.Get(archiver.Shipped(ordinal).Key())
-		h.Flip(archiver.Shipped(ordinal).Key(), len(data)*8-eventlog.TrailerSize*8-1) // in the footer
-		entries, err := follow(t, open(t, h), eventlog.FirstSeq)
-		if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), fmt.Sprintf("ordinal %d ", ordinal)) {
-			t.Errorf("damage in ordinal %d: %v", ordinal, err)
+	synctest.Test(t, func(t *testing.T) {
+		for ordinal := uint64(1); ordinal <= 9; ordinal++ {
+			h := epochs(t)
+			data, _ := h.Get(archiver.Shipped(ordinal).Key())
+			h.Flip(archiver.Shipped(ordinal).Key(), len(data)*8-eventlog.TrailerSize*8-1) // in the footer
+			entries, err := follow(t, open(t, h), eventlog.FirstSeq)
+			if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), fmt.Sprintf("ordinal %d ", ordinal)) {
+				t.Errorf("damage in ordinal %d: %v", ordinal, err)
+			}
+			expectEntries(t, entries, before(h.entries, ordinal))
 		}
-		expectEntries(t, entries, before(h.entries, ordinal))
-	}
+	})
 }
 
 // Entries that cannot be are found late, by who decodes them, and are told as

@@ -35,6 +35,17 @@ func golden(t *testing.T, name string, got []byte) []byte {
 	return want
 }
 
+// stored returns a file of testdata that an earlier version wrote, and nobody
+// writes any more.
+func stored(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 var (
 	goldenLog    = eventlog.ID{0: 0x10, 15: 1}
 	goldenWriter = eventlog.ID{0: 0x20, 15: 2}
@@ -49,29 +60,33 @@ func TestGoldenManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	put, _ := bucket.Get(archiver.ManifestKey)
-	bucket = buckettest.NewMemory()
-	bucket.Set(archiver.ManifestKey, golden(t, "strandline.json", put))
-	archive, err := archiver.Open(ctx, bucket)
-	if err != nil || archive.LogID() != goldenLog {
-		t.Errorf("it is read as %v, %v", archive, err)
+	for _, text := range [][]byte{golden(t, "strandline-sealed.json", put), stored(t, "strandline.json")} {
+		bucket = buckettest.NewMemory()
+		bucket.Set(archiver.ManifestKey, text)
+		archive, err := archiver.Open(ctx, bucket)
+		if err != nil || archive.LogID() != goldenLog {
+			t.Errorf("%s\nis read as %v, %v", text, archive, err)
+		}
 	}
 }
 
 func TestGoldenClaim(t *testing.T) {
 	ordinal := uint64(41)
 	for name, want := range map[string]*archiver.Claim{
-		"claim-first.json": {LogID: goldenLog, Epoch: 1, Writer: goldenWriter, Directory: goldenDir, Host: "a", Time: goldenTime, Cause: "init"},
-		"claim.json":       {LogID: goldenLog, Epoch: 1, Writer: goldenWriter, Directory: goldenDir, Host: "b", Time: goldenTime, Cause: "take-over", Archived: &ordinal},
+		"claim-first": {LogID: goldenLog, Epoch: 1, Writer: goldenWriter, Directory: goldenDir, Host: "a", Time: goldenTime, Cause: "init"},
+		"claim":       {LogID: goldenLog, Epoch: 1, Writer: goldenWriter, Directory: goldenDir, Host: "b", Time: goldenTime, Cause: "take-over", Archived: &ordinal},
 	} {
-		text, err := archiver.EncodeClaim(want)
+		put, err := archiver.EncodeClaim(want)
 		if err != nil {
 			t.Fatal(err)
 		}
-		bucket := buckettest.NewMemory()
-		bucket.Set(archiver.EpochKey(1), golden(t, name, text))
-		got, err := archiver.At(bucket, goldenLog).HighestClaim(context.Background())
-		if err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("%s is read as %v, %v", name, got, err)
+		for _, text := range [][]byte{golden(t, name+"-sealed.json", put), stored(t, name+".json")} {
+			bucket := buckettest.NewMemory()
+			bucket.Set(archiver.EpochKey(1), text)
+			got, err := archiver.At(bucket, goldenLog).HighestClaim(context.Background())
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s\nis read as %v, %v", text, got, err)
+			}
 		}
 	}
 }

@@ -126,113 +126,117 @@ func TestRunsAreReadOutOfTheirIndexObjects(t *testing.T) {
 // Whatever is wrong with an index object, the same events come, and one
 // warning names it.
 func TestABadIndexObjectCostsNoEvent(t *testing.T) {
-	whole := newHistory(t, 600, 2).index(t)
-	data, _ := whole.Get(index1)
-	directory := len(data) - indexEnd - 256*indexEntry
-	other := newHistory(t, 0, 0)
-	other.logID = eventlog.ID{0xcc}
-	for range 256 {
-		other.ship(1, 2)
-	}
-	le := binary.LittleEndian
-	breakages := map[string]func(h *history){
-		"empty":          func(h *history) { h.Set(index1, nil) },
-		"cut short":      func(h *history) { h.Set(index1, data[:len(data)-1]) },
-		"cut at the end": func(h *history) { h.Set(index1, data[:len(data)-indexEnd]) },
-		"longer":         func(h *history) { h.Set(index1, append(bytes.Clone(data), 0)) },
-		"zeros":          func(h *history) { h.Set(index1, make([]byte, len(data))) },
-		"of another run": func(h *history) { d, _ := h.Get(index2); h.Set(index1, d) },
-		"of another log": func(h *history) { d, _ := other.index(t).Get(index1); h.Set(index1, d) },
-		"that binds another size": func(h *history) {
-			relie(h, index1, func(_, directory []byte) {
-				le.PutUint64(directory, le.Uint64(directory)+4)               // object size
-				le.PutUint64(directory[16+88:], le.Uint64(directory[104:])+4) // payload bytes
-				le.PutUint64(directory[16+96:], le.Uint64(directory[112:])+4) // footer offset
-			})
-		},
-		"that binds another revision": func(h *history) { relie(h, index1, func(_, d []byte) { d[8] = 1 }) },
-		"that lies about a footer's length": func(h *history) {
-			relie(h, index1, func(_, d []byte) { le.PutUint64(d[16+104:], le.Uint64(d[16+104:])+1) })
-		},
-		"that lies about a decompressed length": func(h *history) {
-			relie(h, index1, func(_, d []byte) { le.PutUint64(d[16+112:], 1) })
-		},
-		"that claims the longest footer": func(h *history) {
-			relie(h, index1, func(_, d []byte) { le.PutUint64(d[16+112:], eventlog.MaxFooter) })
-		},
-		"that says fewer events": func(h *history) { relie(h, index1, func(_, d []byte) { le.PutUint32(d[16+80:], 1) }) },
-		"that ends at another seq": func(h *history) {
-			relie(h, index1, func(_, d []byte) { le.PutUint64(d[255*indexEntry+16+72:], le.Uint64(d[255*indexEntry+16+72:])+1) })
-		},
-		"that begins at another seq": func(h *history) {
-			relie(h, index2, func(_, d []byte) { le.PutUint64(d[16+64:], le.Uint64(d[16+64:])+1) })
-		},
-		"with a bomb for a footer": func(h *history) {
-			relie(h, index1, func(data, d []byte) {
-				size := le.Uint64(d[16+104:])
-				bomb := eventlog.CompressFooter(make([]byte, 48<<20))
-				if uint64(len(bomb)) < size {
-					t.Fatalf("a bomb of %d bytes is too small for the place of %d", len(bomb), size)
-				}
-				copy(data[8:], bomb[:size])
-				le.PutUint32(d[16+120:], eventlog.Checksum(bomb[:size]))
-			})
-		},
-	}
-	for i := 0; i < directory; i += max(1, directory/40) {
-		breakages[fmt.Sprintf("with byte %d changed", i)] = func(h *history) { h.Flip(index1, i*8+i%8) }
-	}
-	for i := directory; i < len(data); i += 997 {
-		breakages[fmt.Sprintf("with byte %d changed", i)] = func(h *history) { h.Flip(index1, i*8+i%8) }
-	}
-	for name, breakIt := range breakages {
-		h := whole.fork()
-		breakIt(h)
-		a, warned := hearing(t, h)
-		entries, err := followDecoded(t, a, eventlog.FirstSeq)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
+	synctest.Test(t, func(t *testing.T) {
+		whole := newHistory(t, 600, 2).index(t)
+		data, _ := whole.Get(index1)
+		directory := len(data) - indexEnd - 256*indexEntry
+		other := newHistory(t, 0, 0)
+		other.logID = eventlog.ID{0xcc}
+		for range 256 {
+			other.ship(1, 2)
 		}
-		expectEntries(t, entries, h.entries)
-		// Who decodes late finds late that a run's last object ends elsewhere:
-		// then the lie is named.
-		entries, err = followPacked(t, open(t, h), eventlog.FirstSeq)
-		if err == nil {
+		le := binary.LittleEndian
+		breakages := map[string]func(h *history){
+			"empty":          func(h *history) { h.Set(index1, nil) },
+			"cut short":      func(h *history) { h.Set(index1, data[:len(data)-1]) },
+			"cut at the end": func(h *history) { h.Set(index1, data[:len(data)-indexEnd]) },
+			"longer":         func(h *history) { h.Set(index1, append(bytes.Clone(data), 0)) },
+			"zeros":          func(h *history) { h.Set(index1, make([]byte, len(data))) },
+			"of another run": func(h *history) { d, _ := h.Get(index2); h.Set(index1, d) },
+			"of another log": func(h *history) { d, _ := other.index(t).Get(index1); h.Set(index1, d) },
+			"that binds another size": func(h *history) {
+				relie(h, index1, func(_, directory []byte) {
+					le.PutUint64(directory, le.Uint64(directory)+4)               // object size
+					le.PutUint64(directory[16+88:], le.Uint64(directory[104:])+4) // payload bytes
+					le.PutUint64(directory[16+96:], le.Uint64(directory[112:])+4) // footer offset
+				})
+			},
+			"that binds another revision": func(h *history) { relie(h, index1, func(_, d []byte) { d[8] = 1 }) },
+			"that lies about a footer's length": func(h *history) {
+				relie(h, index1, func(_, d []byte) { le.PutUint64(d[16+104:], le.Uint64(d[16+104:])+1) })
+			},
+			"that lies about a decompressed length": func(h *history) {
+				relie(h, index1, func(_, d []byte) { le.PutUint64(d[16+112:], 1) })
+			},
+			"that claims the longest footer": func(h *history) {
+				relie(h, index1, func(_, d []byte) { le.PutUint64(d[16+112:], eventlog.MaxFooter) })
+			},
+			"that says fewer events": func(h *history) { relie(h, index1, func(_, d []byte) { le.PutUint32(d[16+80:], 1) }) },
+			"that ends at another seq": func(h *history) {
+				relie(h, index1, func(_, d []byte) { le.PutUint64(d[255*indexEntry+16+72:], le.Uint64(d[255*indexEntry+16+72:])+1) })
+			},
+			"that begins at another seq": func(h *history) {
+				relie(h, index2, func(_, d []byte) { le.PutUint64(d[16+64:], le.Uint64(d[16+64:])+1) })
+			},
+			"with a bomb for a footer": func(h *history) {
+				relie(h, index1, func(data, d []byte) {
+					size := le.Uint64(d[16+104:])
+					bomb := eventlog.CompressFooter(make([]byte, 48<<20))
+					if uint64(len(bomb)) < size {
+						t.Fatalf("a bomb of %d bytes is too small for the place of %d", len(bomb), size)
+					}
+					copy(data[8:], bomb[:size])
+					le.PutUint32(d[16+120:], eventlog.Checksum(bomb[:size]))
+				})
+			},
+		}
+		for i := 0; i < directory; i += max(1, directory/40) {
+			breakages[fmt.Sprintf("with byte %d changed", i)] = func(h *history) { h.Flip(index1, i*8+i%8) }
+		}
+		for i := directory; i < len(data); i += 997 {
+			breakages[fmt.Sprintf("with byte %d changed", i)] = func(h *history) { h.Flip(index1, i*8+i%8) }
+		}
+		for name, breakIt := range breakages {
+			h := whole.fork()
+			breakIt(h)
+			a, warned := hearing(t, h)
+			entries, err := followDecoded(t, a, eventlog.FirstSeq)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
 			expectEntries(t, entries, h.entries)
-		} else if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), "index/0000000000000001") {
-			t.Errorf("%s, packed: %v", name, err)
+			// Who decodes late finds late that a run's last object ends elsewhere:
+			// then the lie is named.
+			entries, err = followPacked(t, open(t, h), eventlog.FirstSeq)
+			if err == nil {
+				expectEntries(t, entries, h.entries)
+			} else if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), "index/0000000000000001") {
+				t.Errorf("%s, packed: %v", name, err)
+			}
+			if len(warned.said) != 1 || !strings.Contains(warned.said[0], "index/000000000000000") {
+				t.Errorf("%s: it warned %q", name, warned.said)
+			}
 		}
-		if len(warned.said) != 1 || !strings.Contains(warned.said[0], "index/000000000000000") {
-			t.Errorf("%s: it warned %q", name, warned.said)
-		}
-	}
+	})
 }
 
 // Every byte of a small index object, one after the other.
 func TestEachByteOfASmallIndexObjectMayBeDamaged(t *testing.T) {
 	testkit.NeedLong(t, "thousands of reads of an archive")
-	h := newHistory(t, 256, 1).index(t)
-	data, _ := h.Get(index1)
-	a := open(t, h)
-	a.SetLogger(quiet())
-	bits := map[int]bool{}
-	for i := range data { // magic, the first footers, the first and the last entry, the end; the rest in steps
-		if i < 200 || i%61 == 0 || i > len(data)-indexEnd-indexEntry {
-			bits[i*8+i%8] = true
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 256, 1).index(t)
+		data, _ := h.Get(index1)
+		a := open(t, h)
+		a.SetLogger(quiet())
+		bits := map[int]bool{}
+		for i := range data { // magic, the first footers, the first and the last entry, the end; the rest in steps
+			if i < 200 || i%61 == 0 || i > len(data)-indexEnd-indexEntry {
+				bits[i*8+i%8] = true
+			}
 		}
-	}
-	for bit := range maps.Keys(bits) {
-		h.Flip(index1, bit)
-		entries, err := follow(t, a, eventlog.FirstSeq)
-		if err != nil {
-			t.Fatalf("bit %d: %v", bit, err)
+		for bit := range maps.Keys(bits) {
+			h.Flip(index1, bit)
+			entries, err := follow(t, a, eventlog.FirstSeq)
+			if err != nil {
+				t.Fatalf("bit %d: %v", bit, err)
+			}
+			if len(entries) != len(h.entries) || !bytes.Equal(entries[17].Raw, h.entries[17].Raw) {
+				t.Fatalf("bit %d: %d entries", bit, len(entries))
+			}
+			h.Flip(index1, bit)
 		}
-		if len(entries) != len(h.entries) || !bytes.Equal(entries[17].Raw, h.entries[17].Raw) {
-			t.Fatalf("bit %d: %d entries", bit, len(entries))
-		}
-		h.Flip(index1, bit)
-	}
+	})
 }
 
 func TestAMissingIndexObjectCostsNoEvent(t *testing.T) {
@@ -252,30 +256,32 @@ func TestAMissingIndexObjectCostsNoEvent(t *testing.T) {
 }
 
 func TestTheHighestWholeRevisionCounts(t *testing.T) {
-	h := newHistory(t, 256, 1).index(t)
-	data, _ := h.Get(index1)
-	damaged := bytes.Clone(data)
-	damaged[len(damaged)-1] ^= 1
-	for name, revisions := range map[string][][]byte{
-		"a damaged one above":         {data, damaged},
-		"a whole one above a damaged": {damaged, data},
-		"damaged ones around it":      {damaged, data, damaged},
-	} {
-		h := h.fork()
-		for i, data := range revisions {
-			h.Set(archiver.IndexInfo{Run: 1, Revision: uint16(i)}.Key(), data)
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 256, 1).index(t)
+		data, _ := h.Get(index1)
+		damaged := bytes.Clone(data)
+		damaged[len(damaged)-1] ^= 1
+		for name, revisions := range map[string][][]byte{
+			"a damaged one above":         {data, damaged},
+			"a whole one above a damaged": {damaged, data},
+			"damaged ones around it":      {damaged, data, damaged},
+		} {
+			h := h.fork()
+			for i, data := range revisions {
+				h.Set(archiver.IndexInfo{Run: 1, Revision: uint16(i)}.Key(), data)
+			}
+			bucket := buckettest.NewFaulty(h)
+			a, _ := hearing(t, bucket)
+			entries, err := followPacked(t, a, eventlog.FirstSeq)
+			if err != nil {
+				t.Fatal(err)
+			}
+			expectEntries(t, entries, h.entries)
+			if n := bucket.Calls(buckettest.Get); n > 1+2*3 { // each damaged one is read three times at most
+				t.Errorf("%s: %d reads", name, n)
+			}
 		}
-		bucket := buckettest.NewFaulty(h)
-		a, _ := hearing(t, bucket)
-		entries, err := followPacked(t, a, eventlog.FirstSeq)
-		if err != nil {
-			t.Fatal(err)
-		}
-		expectEntries(t, entries, h.entries)
-		if n := bucket.Calls(buckettest.Get); n > 1+2*3 { // each damaged one is read three times at most
-			t.Errorf("%s: %d reads", name, n)
-		}
-	}
+	})
 }
 
 func TestIndexObjectsThatCannotBeReadCostNoEvent(t *testing.T) {
@@ -384,48 +390,50 @@ func TestALargeIndexObjectIsReadInPieces(t *testing.T) {
 // An object whose own metadata has rotted is read out of the index object
 // (F11), and nothing else is.
 func TestDamagedMetadataIsServedFromTheIndexObject(t *testing.T) {
-	plain := newHistory(t, 300, 2)
-	for _, at := range []int{1, 60, eventlog.TrailerSize + 1} { // from the object's end: trailer, trailer, footer
-		for _, ordinal := range []uint64{1, 100, 256} {
-			damage := func(h *history) archiver.ObjectInfo {
-				object := archiver.Shipped(ordinal)
-				data, _ := h.Get(object.Key())
-				object.Size = int64(len(data))
-				h.Flip(object.Key(), (len(data)-at)*8)
-				return object
-			}
-			h := plain.fork().index(t)
-			object := damage(h)
-			a, warned := hearing(t, h)
-			entries, err := follow(t, a, eventlog.FirstSeq)
-			if err != nil || len(warned.said) > 0 {
-				t.Errorf("ordinal %d: %v, %q", ordinal, err, warned.said)
-			}
-			expectEntries(t, entries, h.entries)
-			trailer, footer, err := a.Metadata(t.Context(), object)
-			if err != nil || trailer.FirstOrdinal != ordinal || len(footer.Entries) != 2 {
-				t.Errorf("ordinal %d: %v", ordinal, err)
-			}
-			if _, err := a.Trailer(t.Context(), object); err != nil {
-				t.Errorf("ordinal %d: %v", ordinal, err)
-			}
-			if len(warned.said) != 1 || !strings.Contains(warned.said[0], object.Key()) {
-				t.Errorf("it warned %q", warned.said)
-			}
-			if _, err := a.CheckObject(t.Context(), object); !errors.Is(err, eventlog.ErrObjectDamaged) {
-				t.Errorf("a check of ordinal %d says %v", ordinal, err)
-			}
-			without := plain.fork()
-			damage(without)
-			_, err = follow(t, open(t, without), eventlog.FirstSeq)
-			expectError(t, err, eventlog.ErrObjectDamaged)
-			h.Flip(index1, 9*8) // the first footer's: the other objects keep their copies
-			a, _ = hearing(t, h)
-			if _, _, err = a.Metadata(t.Context(), object); (err == nil) != (ordinal != 1) {
-				t.Errorf("ordinal %d, of which the copy is damaged if it is 1: %v", ordinal, err)
+	synctest.Test(t, func(t *testing.T) {
+		plain := newHistory(t, 300, 2)
+		for _, at := range []int{1, 60, eventlog.TrailerSize + 1} { // from the object's end: trailer, trailer, footer
+			for _, ordinal := range []uint64{1, 100, 256} {
+				damage := func(h *history) archiver.ObjectInfo {
+					object := archiver.Shipped(ordinal)
+					data, _ := h.Get(object.Key())
+					object.Size = int64(len(data))
+					h.Flip(object.Key(), (len(data)-at)*8)
+					return object
+				}
+				h := plain.fork().index(t)
+				object := damage(h)
+				a, warned := hearing(t, h)
+				entries, err := follow(t, a, eventlog.FirstSeq)
+				if err != nil || len(warned.said) > 0 {
+					t.Errorf("ordinal %d: %v, %q", ordinal, err, warned.said)
+				}
+				expectEntries(t, entries, h.entries)
+				trailer, footer, err := a.Metadata(t.Context(), object)
+				if err != nil || trailer.FirstOrdinal != ordinal || len(footer.Entries) != 2 {
+					t.Errorf("ordinal %d: %v", ordinal, err)
+				}
+				if _, err := a.Trailer(t.Context(), object); err != nil {
+					t.Errorf("ordinal %d: %v", ordinal, err)
+				}
+				if len(warned.said) != 1 || !strings.Contains(warned.said[0], object.Key()) {
+					t.Errorf("it warned %q", warned.said)
+				}
+				if _, err := a.CheckObject(t.Context(), object); !errors.Is(err, eventlog.ErrObjectDamaged) {
+					t.Errorf("a check of ordinal %d says %v", ordinal, err)
+				}
+				without := plain.fork()
+				damage(without)
+				_, err = follow(t, open(t, without), eventlog.FirstSeq)
+				expectError(t, err, eventlog.ErrObjectDamaged)
+				h.Flip(index1, 9*8) // the first footer's: the other objects keep their copies
+				a, _ = hearing(t, h)
+				if _, _, err = a.Metadata(t.Context(), object); (err == nil) != (ordinal != 1) {
+					t.Errorf("ordinal %d, of which the copy is damaged if it is 1: %v", ordinal, err)
+				}
 			}
 		}
-	}
+	})
 }
 
 // metered counts what is read, and how much of it lies in payloads.

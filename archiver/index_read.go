@@ -85,6 +85,45 @@ func (a *Archive) listIndex(ctx context.Context, first, last uint64) ([]IndexInf
 	return slices.Compact(found), nil
 }
 
+// laterIndexes asks by name for the index objects that the list may lack at its
+// end, up to the last complete run of objects, until one is absent. One that a
+// list lacks costs time, never events.
+func (a *Archive) laterIndexes(ctx context.Context, indexes []IndexInfo, objects []ObjectInfo) ([]IndexInfo, error) {
+	if len(objects) == 0 {
+		return indexes, nil
+	}
+	run := runOf(objects[0].First)
+	if n := len(indexes); n > 0 {
+		run = indexes[n-1].Run + 1
+	}
+	for ; run*RunSize <= objects[len(objects)-1].Last; run++ {
+		index, there, err := a.indexByName(ctx, run)
+		if err != nil || !there {
+			return indexes, err
+		}
+		a.warnOnce("list of "+IndexPrefix, "the archive's list lacks an index object that is there", "archive", a.bucket.String(), "key", index.Key())
+		indexes = append(indexes, index)
+	}
+	return indexes, nil
+}
+
+// indexByName asks for the first index object of a run by name.
+func (a *Archive) indexByName(ctx context.Context, run uint64) (index IndexInfo, there bool, err error) {
+	index.Run = run
+	err = retry(ctx, readLimit, func() error {
+		info, err := a.bucket.Head(ctx, index.Key())
+		index.Size = info.Size
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return index, false, nil
+	}
+	if err != nil {
+		return index, false, fmt.Errorf("ask %v for %v: %w", a.bucket, index, err)
+	}
+	return index, true, nil
+}
+
 // errNoIndex says that a run has no index object.
 var errNoIndex = unusable("there is none")
 
@@ -111,8 +150,16 @@ func (a *Archive) openIndex(ctx context.Context, revisions []IndexInfo) (*runInd
 }
 
 // readIndex reads the directory of an index object, and all of a small one.
-// What does not verify is read again: the transfer may have been at fault.
-func (a *Archive) readIndex(ctx context.Context, info IndexInfo) (*runIndex, error) {
+// What does not verify, or is absent, is read again.
+func (a *Archive) readIndex(ctx context.Context, info IndexInfo) (x *runIndex, err error) {
+	err = AskAgain(ctx, contradicts, func() error {
+		x, err = a.readIndexOnce(ctx, info)
+		return err
+	})
+	return x, err
+}
+
+func (a *Archive) readIndexOnce(ctx context.Context, info IndexInfo) (*runIndex, error) {
 	if info.Size < int64(len(indexMagic))+indexTailSize {
 		return nil, fmt.Errorf("read %v: %w", info, unusable("%d bytes", info.Size))
 	}
@@ -120,19 +167,15 @@ func (a *Archive) readIndex(ctx context.Context, info IndexInfo) (*runIndex, err
 	if info.Size <= wholeIndex {
 		size = info.Size
 	}
-	for attempt := 0; ; attempt++ {
-		data, err := readAll(ctx, a.bucket, info.Key(), info.Size-size, size)
-		var x *runIndex
-		if err == nil {
-			x, err = a.decodeIndex(info, data, size)
-		}
-		if err == nil || !errors.Is(err, ErrIndexUnusable) {
-			return x, err
-		}
-		if attempt == rereads {
-			return nil, fmt.Errorf("read %v: %w", info, err)
-		}
+	data, err := readAll(ctx, a.bucket, info.Key(), info.Size-size, size)
+	var x *runIndex
+	if err == nil {
+		x, err = a.decodeIndex(info, data, size)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("read %v: %w", info, err)
+	}
+	return x, nil
 }
 
 func (a *Archive) decodeIndex(info IndexInfo, data []byte, size int64) (*runIndex, error) {
@@ -181,7 +224,7 @@ func (a *Archive) storedFooter(ctx context.Context, x *runIndex, entry *indexEnt
 	if x.body != nil {
 		return x.footer(entry), nil
 	}
-	return readAll(ctx, a.bucket, x.info.Key(), entry.offset, int64(entry.trailer.FooterSize))
+	return readSeen(ctx, a.bucket, x.info.Key(), entry.offset, int64(entry.trailer.FooterSize))
 }
 
 // SetLogger makes log hear of what is wrong and was helped: slog.Default() does

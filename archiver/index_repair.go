@@ -173,6 +173,15 @@ func (a *Archive) eachRun(ctx context.Context, fromOrdinal uint64, each func(com
 // verifyRun finds the revision that counts: the highest that is whole.
 func (a *Archive) verifyRun(ctx context.Context, run completeRun) (RunReport, error) {
 	report := RunReport{First: run.objects[0].First, Last: run.objects[RunSize-1].Last, Was: RunMissing}
+	if len(run.indexes) == 0 { // the list may lack it
+		index, there, err := a.indexByName(ctx, run.number)
+		if err != nil {
+			return report, err
+		}
+		if there {
+			run.indexes = append(run.indexes, index)
+		}
+	}
 	for _, info := range run.indexes {
 		damaged, err := a.checkIndex(ctx, info, run.objects)
 		switch {

@@ -127,38 +127,29 @@ func (w *indexWriter) readLocal(ctx context.Context, object ObjectInfo, g *event
 
 // readOwn reads the object itself. What does not verify is read again.
 func (w *indexWriter) readOwn(ctx context.Context, object ObjectInfo) (storedFooter, error) {
-	for attempt := 0; ; attempt++ {
-		trailer, footer, err := w.archive.ownStored(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
-		if err == nil && (uint64(len(footer)) != trailer.FooterSize || eventlog.Checksum(footer) != trailer.FooterSum) {
+	own := storedFooter{object: object}
+	err := AskAgain(ctx, contradicts, func() (err error) {
+		own.trailer, own.footer, err = w.archive.ownStored(ctx, object, tailSize, func(*eventlog.Trailer) error { return nil })
+		if err == nil && (uint64(len(own.footer)) != own.trailer.FooterSize || eventlog.Checksum(own.footer) != own.trailer.FooterSum) {
 			err = fmt.Errorf("%w: the footer of %v is not the one that its trailer describes", eventlog.ErrObjectDamaged, object)
 		}
-		if err == nil {
-			return storedFooter{object, trailer, footer}, nil
-		}
-		if !errors.Is(err, eventlog.ErrObjectDamaged) || attempt == rereads {
-			return storedFooter{}, w.archive.objectError(object, err)
-		}
+		return err
+	})
+	if err != nil {
+		return storedFooter{}, w.archive.objectError(object, err)
 	}
+	return own, nil
 }
 
 // listRun lists the objects of a run, which must all be there.
 func (a *Archive) listRun(ctx context.Context, run uint64) ([]ObjectInfo, error) {
 	first, last := IndexInfo{Run: run}.Ordinals()
-	after := ""
-	if first > 1 {
-		after = ObjectInfo{First: first - 1, Last: maxOrdinal, Revision: maxRevision}.Key()
+	list := func(ctx context.Context, from uint64) ([]ObjectInfo, error) {
+		return a.listRanges(ctx, from, []keyRange{{after: keyBefore(runStart(from)), upto: Shipped(last).Key()}})
 	}
-	objects, err := a.listKeys(ctx, keyRange{after: after, upto: Shipped(last).Key()}, first)
-	if err == nil {
-		err = a.refuseCleaned(objects)
-	}
+	objects, err := (&walk{archive: a, list: list, next: first, last: last}).run(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list %v from ordinal %d: %w", a.bucket, first, err)
-	}
-	for i := range uint64(RunSize) {
-		if i >= uint64(len(objects)) || objects[i].First != first+i {
-			return nil, &HoleError{Hole: Hole{first + i, first + i}, Bucket: a.bucket.String()}
-		}
+		return nil, err
 	}
 	return objects, nil
 }
@@ -167,15 +158,18 @@ func (a *Archive) listRun(ctx context.Context, run uint64) ([]ObjectInfo, error)
 // footers, and the trailer that each object has now. damaged are those objects
 // whose own trailer is, and which only it describes.
 func (a *Archive) checkIndex(ctx context.Context, info IndexInfo, objects []ObjectInfo) (damaged []ObjectInfo, err error) {
-	x, err := a.readIndex(ctx, info)
-	if err == nil {
-		err = x.matches(objects)
-	}
-	if err == nil {
-		err = a.checkFooters(ctx, x)
-	}
+	var x *runIndex
+	err = AskAgain(ctx, contradicts, func() (err error) {
+		if x, err = a.readIndexOnce(ctx, info); err == nil {
+			err = x.matches(objects)
+		}
+		if err == nil {
+			err = a.checkFooters(ctx, x)
+		}
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, olderIfAbsent(err)
 	}
 	return a.confirm(ctx, x.entries, func(entry *indexEntry) error {
 		return unusable("%v says something else of itself", entry.object)

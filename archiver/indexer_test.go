@@ -201,91 +201,97 @@ func TestAServerWritesTheIndexObjectOfARunFromItsLocalCopies(t *testing.T) {
 }
 
 func TestIndexObjectsAreRebuiltFromTheFooters(t *testing.T) {
-	whole := newHistory(t, 600, 2).index(t)
-	want, _ := whole.Get(index1)
-	successor := archiver.IndexInfo{Run: 1, Revision: 1}.Key()
-	for name, tc := range map[string]struct {
-		breakIt func(h *history)
-		key     string // that has the content then
-		was     archiver.RunState
-	}{
-		"whole":     {func(*history) {}, index1, archiver.RunWhole},
-		"missing":   {func(h *history) { h.Remove(index1) }, index1, archiver.RunMissing},
-		"damaged":   {func(h *history) { h.Flip(index1, 100) }, successor, archiver.RunDamaged},
-		"cut short": {func(h *history) { h.Set(index1, want[:9]) }, successor, archiver.RunDamaged},
-		"that says something else of an object": {func(h *history) {
-			relie(h, index1, func(_, d []byte) { d[7*indexEntry+16+124]++ }) // closed at
-		}, successor, archiver.RunDamaged},
-		"damaged in two revisions": {func(h *history) {
-			h.Flip(index1, 100)
-			h.Set(successor, nil)
-		}, archiver.IndexInfo{Run: 1, Revision: 2}.Key(), archiver.RunDamaged},
-	} {
-		h := whole.fork()
-		tc.breakIt(h)
-		before := h.Clone()
-		archive, _ := hearing(t, h)
-		var reports []archiver.RunReport
-		err := archive.RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error {
-			reports = append(reports, r)
-			return nil
-		})
-		if err != nil || len(reports) != 2 {
-			t.Fatalf("%s: %d reports, %v", name, len(reports), err)
-		}
-		r := reports[0]
-		if got, _ := h.Get(tc.key); !bytes.Equal(got, want) || r.Was != tc.was || r.Index.Key() != tc.key || r.Written == (tc.was == archiver.RunWhole) {
-			t.Errorf("%s: %+v", name, r)
-		}
-		for _, key := range before.Keys() { // nothing is written over
-			was, _ := before.Get(key)
-			if is, _ := h.Get(key); !bytes.Equal(was, is) {
-				t.Errorf("%s: %s was changed", name, key)
+	synctest.Test(t, func(t *testing.T) {
+		whole := newHistory(t, 600, 2).index(t)
+		want, _ := whole.Get(index1)
+		successor := archiver.IndexInfo{Run: 1, Revision: 1}.Key()
+		for name, tc := range map[string]struct {
+			breakIt func(h *history)
+			key     string // that has the content then
+			was     archiver.RunState
+		}{
+			"whole":     {func(*history) {}, index1, archiver.RunWhole},
+			"missing":   {func(h *history) { h.Remove(index1) }, index1, archiver.RunMissing},
+			"damaged":   {func(h *history) { h.Flip(index1, 100) }, successor, archiver.RunDamaged},
+			"cut short": {func(h *history) { h.Set(index1, want[:9]) }, successor, archiver.RunDamaged},
+			"that says something else of an object": {func(h *history) {
+				relie(h, index1, func(_, d []byte) { d[7*indexEntry+16+124]++ }) // closed at
+			}, successor, archiver.RunDamaged},
+			"damaged in two revisions": {func(h *history) {
+				h.Flip(index1, 100)
+				h.Set(successor, nil)
+			}, archiver.IndexInfo{Run: 1, Revision: 2}.Key(), archiver.RunDamaged},
+		} {
+			h := whole.fork()
+			tc.breakIt(h)
+			before := h.Clone()
+			archive, _ := hearing(t, h)
+			var reports []archiver.RunReport
+			err := archive.RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error {
+				reports = append(reports, r)
+				return nil
+			})
+			if err != nil || len(reports) != 2 {
+				t.Fatalf("%s: %d reports, %v", name, len(reports), err)
+			}
+			r := reports[0]
+			if got, _ := h.Get(tc.key); !bytes.Equal(got, want) || r.Was != tc.was || r.Index.Key() != tc.key || r.Written == (tc.was == archiver.RunWhole) {
+				t.Errorf("%s: %+v", name, r)
+			}
+			for _, key := range before.Keys() { // nothing is written over
+				was, _ := before.Get(key)
+				if is, _ := h.Get(key); !bytes.Equal(was, is) {
+					t.Errorf("%s: %s was changed", name, key)
+				}
 			}
 		}
-	}
+	})
 }
 
 func TestARebuildSaysWhichRunCannotHaveItsIndexObject(t *testing.T) {
-	h := newHistory(t, 520, 1)
-	flipEnd(h.Memory, archiver.Shipped(9).Key())
-	var reports []archiver.RunReport
-	err := archiver.At(h, h.logID).RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error {
-		reports = append(reports, r)
-		return nil
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 520, 1)
+		flipEnd(h.Memory, archiver.Shipped(9).Key())
+		var reports []archiver.RunReport
+		err := archiver.At(h, h.logID).RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error {
+			reports = append(reports, r)
+			return nil
+		})
+		if err != nil || len(reports) != 2 || !errors.Is(reports[0].Err, eventlog.ErrObjectDamaged) || reports[0].Written || !reports[1].Written {
+			t.Errorf("%+v, %v", reports, err)
+		}
+		expectIndexed(t, h, 2)
 	})
-	if err != nil || len(reports) != 2 || !errors.Is(reports[0].Err, eventlog.ErrObjectDamaged) || reports[0].Written || !reports[1].Written {
-		t.Errorf("%+v, %v", reports, err)
-	}
-	expectIndexed(t, h, 2)
 }
 
 // The copy of damaged metadata in a damaged index object is not lost by a
 // rebuild.
 func TestARebuildKeepsTheOnlyCopyOfAFooter(t *testing.T) {
-	h := newHistory(t, 256, 1).index(t)
-	data, _ := h.Get(archiver.Shipped(9).Key())
-	h.Flip(archiver.Shipped(9).Key(), len(data)*8-1) // its trailer
-	h.Flip(index1, 9*8)                              // the first footer
-	archive, _ := hearing(t, h)
-	err := archive.RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error { return r.Err })
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.Remove(index1)
-	entries, err := follow(t, archive, eventlog.FirstSeq)
-	if err != nil {
-		t.Fatal(err)
-	}
-	expectEntries(t, entries, h.entries)
-	var damaged []archiver.ObjectInfo
-	err = archive.VerifyIndex(t.Context(), 1, func(r archiver.RunReport) error {
-		damaged = append(damaged, r.Damaged...)
-		return nil
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 256, 1).index(t)
+		data, _ := h.Get(archiver.Shipped(9).Key())
+		h.Flip(archiver.Shipped(9).Key(), len(data)*8-1) // its trailer
+		h.Flip(index1, 9*8)                              // the first footer
+		archive, _ := hearing(t, h)
+		err := archive.RebuildIndex(t.Context(), t.TempDir(), 1, func(r archiver.RunReport) error { return r.Err })
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Remove(index1)
+		entries, err := follow(t, archive, eventlog.FirstSeq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expectEntries(t, entries, h.entries)
+		var damaged []archiver.ObjectInfo
+		err = archive.VerifyIndex(t.Context(), 1, func(r archiver.RunReport) error {
+			damaged = append(damaged, r.Damaged...)
+			return nil
+		})
+		if err != nil || len(damaged) != 1 || damaged[0].First != 9 {
+			t.Errorf("only described by the index object: %v, %v", damaged, err)
+		}
 	})
-	if err != nil || len(damaged) != 1 || damaged[0].First != 9 {
-		t.Errorf("only described by the index object: %v, %v", damaged, err)
-	}
 }
 
 func TestTwoWritersOfAnIndexObjectAgree(t *testing.T) {

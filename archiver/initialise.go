@@ -64,11 +64,7 @@ func Initialise(ctx context.Context, dir *StateDir, bucket Bucket, host string, 
 // that has none yet. It only reads. What another log's archive has lost of its
 // names does not make it vacant.
 func CheckVacant(ctx context.Context, bucket Bucket, own eventlog.ID) error {
-	found, err := readManifest(ctx, bucket)
-	switch {
-	case err == nil && found.LogID != own:
-		return fmt.Errorf("%v: %w: %v, created %v; choose another prefix or directory", bucket, ErrOtherLog, found.LogID, found.Created.Format(time.RFC3339))
-	case err != nil && !errors.Is(err, ErrNoArchive):
+	if err := checkManifest(ctx, bucket, own); err != nil {
 		return err
 	}
 	if _, err := At(bucket, own).HighestClaim(ctx); err != nil {
@@ -77,14 +73,41 @@ func CheckVacant(ctx context.Context, bucket Bucket, own eventlog.ID) error {
 	if own != (eventlog.ID{}) {
 		return nil
 	}
+	return checkNoObject(ctx, bucket)
+}
+
+// checkManifest refuses another log's strandline.json. That there is none is
+// the usual answer, and asked once.
+func checkManifest(ctx context.Context, bucket Bucket, own eventlog.ID) error {
+	there, err := exists(ctx, bucket, ManifestKey)
+	if err != nil || !there {
+		return err
+	}
+	found, err := readManifest(ctx, bucket)
+	if err == nil && found.LogID != own {
+		err = fmt.Errorf("%v: %w: %v, created %v; choose another prefix or directory", bucket, ErrOtherLog, found.LogID, found.Created.Format(time.RFC3339))
+	}
+	return err
+}
+
+// checkNoObject refuses a bucket with objects of a log. A list may lag, so the
+// first object is asked for by name, too.
+func checkNoObject(ctx context.Context, bucket Bucket) error {
+	refuse := func(key string) error {
+		return permanent(fmt.Errorf("%v: %w: it holds %s; choose another prefix or directory", bucket, ErrOtherLog, key))
+	}
 	return retry(ctx, readLimit, func() error {
 		for info, err := range bucket.List(ctx, LogPrefix, "") {
 			if err != nil {
 				return fmt.Errorf("list %v: %w", bucket, err)
 			}
-			return permanent(fmt.Errorf("%v: %w: it holds %s; choose another prefix or directory", bucket, ErrOtherLog, info.Key))
+			return refuse(info.Key)
 		}
-		return nil
+		there, err := exists(ctx, bucket, Shipped(1).Key())
+		if err == nil && there {
+			err = refuse(Shipped(1).Key())
+		}
+		return err
 	})
 }
 

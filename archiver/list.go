@@ -22,7 +22,12 @@ const (
 // cleaned object is listed under the first of its ordinals, and returns what
 // covers fromOrdinal or stands after it, sorted, each once.
 func (a *Archive) list(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
-	ranges := listRanges(runStart(fromOrdinal), a.lastExpected())
+	return a.listRanges(ctx, fromOrdinal, cutRanges(runStart(fromOrdinal), a.lastExpected()))
+}
+
+// listRanges lists the objects of the ranges that cover fromOrdinal or stand
+// after it.
+func (a *Archive) listRanges(ctx context.Context, fromOrdinal uint64, ranges []keyRange) ([]ObjectInfo, error) {
 	parts := make([][]ObjectInfo, len(ranges))
 	group, listing := errgroup.WithContext(ctx)
 	group.SetLimit(listAtOnce)
@@ -47,15 +52,20 @@ type keyRange struct {
 	upto  string // "": to the last
 }
 
-// listRanges cuts the keys from the ordinal first on into ranges which
+// keyBefore is the last key that stands before those of ordinal.
+func keyBefore(ordinal uint64) string {
+	if ordinal <= 1 {
+		return ""
+	}
+	return ObjectInfo{First: ordinal - 1, Last: maxOrdinal, Revision: maxRevision}.Key()
+}
+
+// cutRanges cuts the keys from the ordinal first on into ranges which
 // together are all of them, foreign ones too. That the archive reaches to end
 // is known; the last range goes on to wherever it ends. A list that is known to
 // be long only is cut: how long it is nobody knows before.
-func listRanges(first, end uint64) []keyRange {
-	after := "" // below the first key of the run
-	if first > 1 {
-		after = ObjectInfo{First: first - 1, Last: maxOrdinal, Revision: maxRevision}.Key()
-	}
+func cutRanges(first, end uint64) []keyRange {
+	after := keyBefore(first) // below the first key of the run
 	if end < first || end-first < 2*listRange {
 		return []keyRange{{after: after}}
 	}

@@ -14,10 +14,6 @@ import (
 // of all but the largest.
 const tailSize = 256 << 10
 
-// rereads is how often metadata that does not verify is read again: the
-// transfer may have been at fault, not the object.
-const rereads = 2
-
 // Metadata reads an object's trailer and footer, never a payload: one ranged
 // GET, or two for a footer over 256 KiB. It checks every checksum, that the
 // object is of this log, and that it covers the ordinals of its name. Damaged
@@ -102,24 +98,24 @@ func (a *Archive) warnOfObject(object ObjectInfo, err error) {
 
 // ownMetadata reads trailer and footer from the object itself and nowhere else.
 func (a *Archive) ownMetadata(ctx context.Context, object ObjectInfo, tail int64, whole bool, admit func(*eventlog.Trailer) error) (*eventlog.Trailer, contents, error) {
-	for attempt := 0; ; attempt++ {
-		trailer, stored, err := a.ownStored(ctx, object, tail, admit)
-		var refused *notAdmitted
-		if errors.As(err, &refused) {
-			return nil, contents{}, refused.err
-		}
-		var c contents
-		if err == nil {
+	var trailer *eventlog.Trailer
+	var c contents
+	err := AskAgain(ctx, contradicts, func() (err error) {
+		var stored []byte
+		if trailer, stored, err = a.ownStored(ctx, object, tail, admit); err == nil {
 			c, err = openContents(trailer, stored, whole)
 		}
-		if err == nil {
-			a.learn(trailer)
-			return trailer, c, nil
-		}
-		if !errors.Is(err, eventlog.ErrObjectDamaged) || attempt == rereads {
-			return nil, contents{}, a.objectError(object, err)
-		}
+		return err
+	})
+	var refused *notAdmitted
+	if errors.As(err, &refused) {
+		return nil, contents{}, refused.err
 	}
+	if err != nil {
+		return nil, contents{}, a.objectError(object, err)
+	}
+	a.learn(trailer)
+	return trailer, c, nil
 }
 
 // notAdmitted is what admit said; it is no fault of the object.
@@ -158,16 +154,16 @@ func (a *Archive) Trailer(ctx context.Context, object ObjectInfo) (*eventlog.Tra
 
 // ownTrailer reads the trailer from the object itself and nowhere else.
 func (a *Archive) ownTrailer(ctx context.Context, object ObjectInfo) (*eventlog.Trailer, error) {
-	for attempt := 0; ; attempt++ {
-		trailer, _, err := a.readTail(ctx, object, eventlog.TrailerSize)
-		if err == nil {
-			a.learn(trailer)
-			return trailer, nil
-		}
-		if !errors.Is(err, eventlog.ErrObjectDamaged) || attempt == rereads {
-			return nil, a.objectError(object, err)
-		}
+	var trailer *eventlog.Trailer
+	err := AskAgain(ctx, contradicts, func() (err error) {
+		trailer, _, err = a.readTail(ctx, object, eventlog.TrailerSize)
+		return err
+	})
+	if err != nil {
+		return nil, a.objectError(object, err)
 	}
+	a.learn(trailer)
+	return trailer, nil
 }
 
 // objectError says about which object err is, and what to do next.
@@ -177,9 +173,9 @@ func (a *Archive) objectError(object ObjectInfo, err error) error {
 	case errors.Is(err, eventlog.ErrObjectDamaged):
 		hint = "; restore this object from another copy or an earlier version of it"
 	case errors.Is(err, ErrNotFound):
-		hint = "; it was listed and is gone: look for lifecycle rules, restore it from another copy"
+		hint = "; try again, and if it stays away, look for lifecycle rules, restore it from another copy"
 	}
-	return fmt.Errorf("read the metadata of %v in %v: %w%s", object, a.bucket, err, hint)
+	return fmt.Errorf("read the metadata of %v in %v: %w%s", object, a.bucket, olderIfAbsent(err), hint)
 }
 
 // readTail reads the last size bytes of an object, or all of a smaller one,

@@ -48,19 +48,15 @@ func (e *HoleError) Error() string {
 // Unwrap returns ErrHole.
 func (e *HoleError) Unwrap() error { return ErrHole }
 
-const (
-	maxForeign = 100
-	relists    = 3   // times that a hole is looked for again
-	maxHeads   = 256 // missing keys that are asked for one by one
-	maxHoles   = 64  // holes that are looked for after the first
-	relistWait = 200 * time.Millisecond
-)
+const maxForeign = 100
 
 // Objects lists the objects that cover fromOrdinal and all later ordinals, in
-// order. They are dense: where one is missing, its key is asked for and the
-// list read again a few times, because a list can lag; then the error is a
-// *HoleError and the objects before the first hole are returned with it. A run that
-// has an index object was whole once: an archive that ends before has a hole.
+// order. They are dense: what the list lacks, the next one after its end too,
+// is asked for by name, and the list read again a few times, because a list can
+// lag. Where one stays missing the error is a *HoleError, and the objects before
+// the first hole are returned with it. A list that keeps lacking what is there
+// by name is ErrOlderState. A run that has an index object was whole once: an
+// archive that ends before has a hole.
 func (a *Archive) Objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo, error) {
 	objects, _, err := a.objects(ctx, fromOrdinal)
 	return objects, err
@@ -77,22 +73,13 @@ func (a *Archive) objects(ctx context.Context, fromOrdinal uint64) ([]ObjectInfo
 		_, last := indexes[n-1].Ordinals()
 		a.Expect(last)
 	}
-	for attempt := 0; ; attempt++ {
-		objects, err := a.list(ctx, fromOrdinal)
-		if err != nil {
-			return nil, nil, err
-		}
-		objects, hole, err := a.closeHoles(ctx, objects, fromOrdinal)
-		if err != nil || hole == nil {
-			return objects, indexes, err
-		}
-		if attempt == relists {
-			return objects, indexes, hole
-		}
-		if err := Pause(ctx, relistWait<<attempt); err != nil {
-			return nil, nil, fmt.Errorf("list %v: %w while looking for %w", a.bucket, err, hole)
-		}
+	w := &walk{archive: a, list: a.list, next: fromOrdinal}
+	objects, err := w.run(ctx)
+	if err != nil {
+		return objects, indexes, err
 	}
+	indexes, err = a.laterIndexes(ctx, indexes, objects)
+	return objects, indexes, err
 }
 
 func compareObjects(x, y ObjectInfo) int {
@@ -123,97 +110,10 @@ func (a *Archive) refuseCleaned(objects []ObjectInfo) error {
 	return nil
 }
 
-// closeHoles returns the dense objects from fromOrdinal on, with those that
-// the list lacked and the bucket has, up to the first hole that stays, and all
-// holes.
-func (a *Archive) closeHoles(ctx context.Context, objects []ObjectInfo, fromOrdinal uint64) ([]ObjectInfo, *HoleError, error) {
-	c := &closing{archive: a, dense: make([]ObjectInfo, 0, len(objects)), next: fromOrdinal}
-	for _, object := range objects {
-		if err := c.upTo(ctx, object.First); err != nil {
-			return c.endedBy(ctx, err)
-		}
-		if c.hole == nil {
-			c.dense = append(c.dense, object)
-		} else if c.hole.More {
-			return c.dense, c.hole, nil
-		}
-		c.next = object.Last + 1
-	}
-	if err := c.upTo(ctx, a.lastExpected()+1); err != nil {
-		return c.endedBy(ctx, err)
-	}
-	return c.dense, c.hole, nil
-}
-
-// closing is a walk along the ordinals.
-type closing struct {
-	archive *Archive
-	dense   []ObjectInfo // up to the first hole
-	next    uint64       // the ordinal that nothing was seen of yet
-	hole    *HoleError   // nil: none so far
-}
-
-// endedBy is the result of a walk that could not go on: a hole that is known is
-// not hidden by a store that does not say whether there are others.
-func (c *closing) endedBy(ctx context.Context, err error) ([]ObjectInfo, *HoleError, error) {
-	if c.hole == nil || ctx.Err() != nil {
-		return c.dense, nil, err
-	}
-	c.hole.More = true
-	return c.dense, c.hole, nil
-}
-
-// upTo asks for what the list lacks before ordinal.
-func (c *closing) upTo(ctx context.Context, ordinal uint64) error {
-	if c.next >= ordinal {
-		return nil
-	}
-	found, err := c.archive.heads(ctx, c.next, ordinal-1)
-	if c.hole == nil {
-		c.dense = append(c.dense, found...)
-	}
-	if c.next += uint64(len(found)); err != nil || c.next == ordinal {
-		return err
-	}
-	hole := Hole{c.next, ordinal - 1}
-	switch {
-	case c.hole == nil:
-		c.hole = &HoleError{Hole: hole, Bucket: c.archive.bucket.String()}
-	case len(c.hole.Later) == maxHoles:
-		c.hole.More = true
-	default:
-		c.hole.Later = append(c.hole.Later, hole)
-	}
-	c.next = ordinal
-	return nil
-}
-
 func (a *Archive) lastExpected() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.expected
-}
-
-// heads asks for the shipped objects of the ordinals first to last by name and
-// returns those before the first that is absent.
-func (a *Archive) heads(ctx context.Context, first, last uint64) ([]ObjectInfo, error) {
-	var found []ObjectInfo
-	for ordinal := first; ordinal <= last && len(found) < maxHeads; ordinal++ {
-		object := Shipped(ordinal)
-		err := retry(ctx, readLimit, func() error {
-			info, err := a.bucket.Head(ctx, object.Key())
-			object.Size = info.Size
-			return err
-		})
-		if errors.Is(err, ErrNotFound) {
-			break
-		}
-		if err != nil {
-			return found, fmt.Errorf("ask %v for %v, which its list lacks: %w", a.bucket, object, err)
-		}
-		found = append(found, object)
-	}
-	return found, nil
 }
 
 func (a *Archive) noteForeign(key string) {

@@ -131,25 +131,6 @@ func TestTheVeryLastObjectsThatNothingNamesVanishWithoutTrace(t *testing.T) {
 	}
 }
 
-func TestWhatAListLacksIsAskedForByName(t *testing.T) {
-	hide := func(ordinals ...uint64) func(string) bool {
-		return func(key string) bool {
-			return slices.ContainsFunc(ordinals, func(o uint64) bool { return archiver.Shipped(o).Key() == key })
-		}
-	}
-	bucket := buckettest.NewFaulty(newHistory(t, 10, 1))
-	bucket.Set(buckettest.Hooks{Hide: hide(1, 4, 5, 9, 10)})
-	a := open(t, bucket)
-	a.Expect(10)
-	objects, err := a.Objects(t.Context(), 1)
-	if err != nil || len(objects) != 10 {
-		t.Errorf("%d objects, %v", len(objects), err)
-	}
-	if n := bucket.Calls(buckettest.Head); n != 5 {
-		t.Errorf("%d keys asked for, want 5", n)
-	}
-}
-
 func TestAListThatCatchesUpIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bucket := buckettest.NewFaulty(newHistory(t, 10, 1))
@@ -260,25 +241,27 @@ func TestMetadataIsReadWithOneRequestOrTwo(t *testing.T) {
 }
 
 func TestEveryFlippedBitOfTheMetadataIsAnErrorThatNamesTheObject(t *testing.T) {
-	h := newHistory(t, 3, 2)
-	a := open(t, h)
-	objects, err := a.Objects(t.Context(), 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	object := objects[0]
-	trailer, _, err := a.Metadata(t.Context(), object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for bit := int(trailer.FooterOffset) * 8; bit < int(object.Size)*8; bit++ {
-		h.Flip(object.Key(), bit)
-		_, _, err := a.Metadata(t.Context(), object)
-		if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), "ordinal 2") {
-			t.Fatalf("bit %d: %v", bit, err)
+	synctest.Test(t, func(t *testing.T) {
+		h := newHistory(t, 3, 2)
+		a := open(t, h)
+		objects, err := a.Objects(t.Context(), 2)
+		if err != nil {
+			t.Fatal(err)
 		}
-		h.Flip(object.Key(), bit)
-	}
+		object := objects[0]
+		trailer, _, err := a.Metadata(t.Context(), object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for bit := int(trailer.FooterOffset) * 8; bit < int(object.Size)*8; bit++ {
+			h.Flip(object.Key(), bit)
+			_, _, err := a.Metadata(t.Context(), object)
+			if !errors.Is(err, eventlog.ErrObjectDamaged) || !strings.Contains(err.Error(), "ordinal 2") {
+				t.Fatalf("bit %d: %v", bit, err)
+			}
+			h.Flip(object.Key(), bit)
+		}
+	})
 }
 
 func TestATransferAtFaultIsReadAgain(t *testing.T) {
@@ -303,31 +286,33 @@ func TestATransferAtFaultIsReadAgain(t *testing.T) {
 }
 
 func TestAnObjectThatIsNotWhatItsNameSaysIsRefused(t *testing.T) {
-	foreign := newHistory(t, 0, 0)
-	foreign.logID = eventlog.ID{7}
-	foreign.ship(1, 2)
-	other, _ := foreign.Get(archiver.Shipped(1).Key())
-	for name, tc := range map[string]struct {
-		damage func(h *history)
-		want   error
-	}{
-		"of another log":     {func(h *history) { h.Set(archiver.Shipped(1).Key(), other) }, archiver.ErrOtherLog},
-		"of another ordinal": {func(h *history) { data, _ := h.Get(archiver.Shipped(2).Key()); h.Set(archiver.Shipped(1).Key(), data) }, eventlog.ErrObjectDamaged},
-		"cut short": {func(h *history) {
-			data, _ := h.Get(archiver.Shipped(1).Key())
-			h.Set(archiver.Shipped(1).Key(), data[:len(data)-1])
-		}, eventlog.ErrObjectDamaged},
-		"empty": {func(h *history) { h.Set(archiver.Shipped(1).Key(), nil) }, eventlog.ErrObjectDamaged},
-	} {
-		h := newHistory(t, 2, 2)
-		tc.damage(h)
-		a := open(t, h)
-		objects, err := a.Objects(t.Context(), 1)
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		foreign := newHistory(t, 0, 0)
+		foreign.logID = eventlog.ID{7}
+		foreign.ship(1, 2)
+		other, _ := foreign.Get(archiver.Shipped(1).Key())
+		for name, tc := range map[string]struct {
+			damage func(h *history)
+			want   error
+		}{
+			"of another log":     {func(h *history) { h.Set(archiver.Shipped(1).Key(), other) }, archiver.ErrOtherLog},
+			"of another ordinal": {func(h *history) { data, _ := h.Get(archiver.Shipped(2).Key()); h.Set(archiver.Shipped(1).Key(), data) }, eventlog.ErrObjectDamaged},
+			"cut short": {func(h *history) {
+				data, _ := h.Get(archiver.Shipped(1).Key())
+				h.Set(archiver.Shipped(1).Key(), data[:len(data)-1])
+			}, eventlog.ErrObjectDamaged},
+			"empty": {func(h *history) { h.Set(archiver.Shipped(1).Key(), nil) }, eventlog.ErrObjectDamaged},
+		} {
+			h := newHistory(t, 2, 2)
+			tc.damage(h)
+			a := open(t, h)
+			objects, err := a.Objects(t.Context(), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := a.Metadata(t.Context(), objects[0]); !errors.Is(err, tc.want) {
+				t.Errorf("%s: %v, want %v", name, err, tc.want)
+			}
 		}
-		if _, _, err := a.Metadata(t.Context(), objects[0]); !errors.Is(err, tc.want) {
-			t.Errorf("%s: %v, want %v", name, err, tc.want)
-		}
-	}
+	})
 }

@@ -37,10 +37,6 @@ func (s *Start) check(ctx context.Context) error {
 			return err
 		}
 	}
-	if epoch := s.issued(); epoch > s.highest.Epoch {
-		return fmt.Errorf("%w: there are events of epoch %d, but the claim %s of %v is gone; restore it from another copy or an earlier version of the object",
-			eventlog.ErrDamaged, epoch, EpochKey(epoch), s.Archive.Bucket())
-	}
 	if err := s.checkDamage(); err != nil {
 		return err
 	}
@@ -76,15 +72,23 @@ func (s *Start) checkMark(ctx context.Context, first ObjectInfo) error {
 	return nil
 }
 
-// readClaims finds out who owns the log.
+// errClaimsGone says that a claim is absent that must be there.
+var errClaimsGone = fmt.Errorf("%w: claims are gone", eventlog.ErrDamaged)
+
+// readClaims finds out who owns the log. Every epoch of which an event is known
+// was claimed: claims that lack it are asked for again.
 func (s *Start) readClaims(ctx context.Context) error {
-	highest, err := s.Archive.HighestClaim(ctx)
+	var highest *Claim
+	err := AskAgain(ctx, func(err error) bool { return errors.Is(err, errClaimsGone) }, func() (err error) {
+		highest, err = s.Archive.HighestClaim(ctx)
+		if epoch := max(s.issued(), 1); err == nil && (highest == nil || highest.Epoch < epoch) {
+			err = fmt.Errorf("%w: there are events of epoch %d, but the claim %s of %v is absent; restore it from another copy or an earlier version of the object",
+				errClaimsGone, epoch, EpochKey(epoch), s.Archive.Bucket())
+		}
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	if highest == nil {
-		return fmt.Errorf("%w: %v has no claim, not even %s of `strandline init`; restore the claims from another copy",
-			eventlog.ErrDamaged, s.Archive.Bucket(), EpochKey(1))
 	}
 	state := s.Dir.State()
 	s.highest, s.own, s.copied = highest, state.owns(highest.Epoch, highest.Writer), ""

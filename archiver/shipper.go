@@ -153,6 +153,7 @@ func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
 	}
 	// ARCHIVED. The object was visible before any successor's claim, so the
 	// successor's list has it: it survives the loss of this machine.
+	s.Archive.Expect(g.Ordinal)
 	s.Log.MarkArchived(g, took)
 	s.mu.Lock()
 	s.lastOrdinal, s.last = g.Ordinal, time.Now()

@@ -46,6 +46,9 @@ type Start struct {
 	end     end    // of the archive
 
 	caughtUp bool // the views hold nothing that was set aside
+
+	taken      uint64 // an ordinal at which a put found other bytes; 0: none did
+	takenAgain int    // how often it did again
 }
 
 // Views is what a start needs of the projections.
@@ -104,7 +107,7 @@ func (s *Start) Run(ctx context.Context) (*Started, error) {
 	}
 	for {
 		if err := s.compare(ctx); err != nil {
-			return nil, err
+			return nil, s.takenButAbsent(err)
 		}
 		if err := s.WAL.CloseTail(s.Now()); err != nil {
 			return nil, err
@@ -117,7 +120,40 @@ func (s *Start) Run(ctx context.Context) (*Started, error) {
 			return started, err
 		}
 		// Our tail's place is taken by other bytes: the archive is the truth.
+		if err := s.expectTaken(ctx, err); err != nil {
+			return nil, err
+		}
 	}
+}
+
+// expectTaken notes that the ordinal behind the known end is taken: from now on
+// an archive that ends before it has a hole. A store that said so before, and
+// then showed an end before it all the same, is given a pause, and after some
+// of them is not believed any more.
+func (s *Start) expectTaken(ctx context.Context, cause error) error {
+	ordinal := s.end.ordinal + 1
+	s.Archive.Expect(ordinal)
+	if s.taken != ordinal {
+		s.taken, s.takenAgain = ordinal, 0
+		return nil
+	}
+	if s.takenAgain == asksAgain {
+		return fmt.Errorf("%w: %v says that ordinal %d is taken, and shows the archive without it; find out why, then start again: %w",
+			ErrOlderState, s.Archive.Bucket(), ordinal, cause)
+	}
+	s.takenAgain++
+	return Pause(ctx, firstPause<<(s.takenAgain-1))
+}
+
+// takenButAbsent says of a hole at an ordinal that the store called taken that it
+// is no loss: the store contradicts itself.
+func (s *Start) takenButAbsent(err error) error {
+	var hole *HoleError
+	if s.taken == 0 || !errors.As(err, &hole) || s.taken < hole.First || s.taken > hole.Last {
+		return err
+	}
+	return fmt.Errorf("%w: %v says that ordinal %d is taken, and that it is absent; find out why, then start again: %w",
+		ErrOlderState, s.Archive.Bucket(), s.taken, err)
 }
 
 // takeEpoch claims the epoch after the highest, and none other: whoever claims
@@ -245,11 +281,16 @@ func (s *Start) put(ctx context.Context, bucket Bucket, key string, body Body) e
 // our ordinal before it saw our claim.
 func (s *Start) takeIn(ctx context.Context, g *eventlog.Generation) error {
 	object := Shipped(g.Ordinal)
-	info, err := s.Archive.Bucket().Head(ctx, object.Key())
+	err := AskAgain(ctx, contradicts, func() error {
+		return retry(ctx, readLimit, func() error {
+			info, err := s.Archive.Bucket().Head(ctx, object.Key())
+			object.Size = info.Size
+			return err
+		})
+	})
 	if err != nil {
-		return fmt.Errorf("read the object that took our place: %w", err)
+		return fmt.Errorf("read the object that took our place: %w", olderIfAbsent(err))
 	}
-	object.Size = info.Size
 	trailer, err := s.Archive.Trailer(ctx, object)
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ type app struct {
 	feed    *feed.Feed
 	// progress is that of the start; it is told to the service manager, too.
 	progress *progress.Progress
-	notTaken int // starts at a bucket that took nothing; owned by the goroutine of the start
+	notTaken int // starts at a bucket that took nothing, or contradicted itself; owned by the goroutine of the start
 	clients  net.Listener
 	traffic  traffic // of clients
 	admin    net.Listener
@@ -195,7 +195,7 @@ func (a *app) start(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if reached && !errors.Is(err, archiver.ErrNotTaken) {
+		if reached && !errors.Is(err, archiver.ErrNotTaken) && !errors.Is(err, archiver.ErrOlderState) {
 			answered++
 		}
 		var coded *codedError

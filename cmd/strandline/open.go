@@ -86,6 +86,8 @@ func classify(err error) int {
 	switch {
 	case errors.Is(err, archiver.ErrFenced):
 		return exitFenced
+	case errors.Is(err, archiver.ErrOlderState): // before what it may be about: loss is not proven by it
+		return exitUnavailable
 	case errors.Is(err, archiver.ErrInUse):
 		return exitInUse
 	case errors.Is(err, archiver.ErrTakeOver), errors.Is(err, archiver.ErrUnsupported):

@@ -65,8 +65,11 @@ func (a *app) serveReads(ctx context.Context, cause error) error {
 		return err
 	}
 	reason := fmt.Sprintf("the archive cannot be reached, so nothing can be claimed or written: %v", cause)
-	if errors.Is(cause, archiver.ErrNotTaken) {
+	switch {
+	case errors.Is(cause, archiver.ErrNotTaken):
 		reason = fmt.Sprintf("the archive is read and takes nothing, so nothing can be claimed or written: %v", cause)
+	case errors.Is(cause, archiver.ErrOlderState):
+		reason = fmt.Sprintf("the archive contradicts itself, so nothing can be claimed or written: %v", cause)
 	}
 	if err := a.openReading(ctx, wal, blockstore.Reading, httpapi.ModeStarting, reason); err != nil {
 		// Not even what is here is known for certain.
@@ -74,15 +77,15 @@ func (a *app) serveReads(ctx context.Context, cause error) error {
 		a.setMode(httpapi.ModeStarting, reason)
 		a.door.shut(reason)
 	}
-	if errors.Is(cause, archiver.ErrNotTaken) {
+	if errors.Is(cause, archiver.ErrNotTaken) || errors.Is(cause, archiver.ErrOlderState) {
 		a.notTaken++
 	}
 	return a.awaitArchive(ctx, min(awayPause<<min(a.notTaken, 16), longestPause))
 }
 
 // longestPause is the longest between two starts at a bucket that takes nothing
-// of what a start puts though it seems to take objects (it is full, say): each
-// start may claim an epoch.
+// of what a start puts though it seems to take objects (it is full, say), or
+// that contradicts itself: each start may claim an epoch.
 const longestPause = 10 * time.Minute
 
 // awaitArchive returns when the archive answers and takes objects, but not

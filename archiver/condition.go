@@ -3,12 +3,13 @@
 package archiver
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
 )
 
 // Everything rests on put-if-absent, and a store that stops keeping it (an
@@ -37,25 +38,25 @@ func (a *Archive) Writable(ctx context.Context) error {
 	return fmt.Errorf("ask whether %v keeps put-if-absent: %w", a.bucket, err)
 }
 
-// manifestText is strandline.json as it is there. It is read twice: a store that
-// ignores the condition of a put would be given a wrong byte for good.
+// manifestText is strandline.json as it is there, for sure: a store that ignores
+// the condition of a put would be given a wrong byte for good.
 func (a *Archive) manifestText(ctx context.Context) ([]byte, error) {
-	first, err := readAll(ctx, a.bucket, ManifestKey, 0, maxManifest)
+	var sure []byte
+	err := readSure(ctx, a.bucket, ManifestKey, maxManifest, func(text []byte) error {
+		var found manifest
+		if err := json.Unmarshal(text, &found); err != nil {
+			return fmt.Errorf("%w: %w", eventlog.ErrDamaged, err)
+		}
+		if found.LogID != a.logID {
+			return fmt.Errorf("%w: %s", ErrOtherLog, found.LogID)
+		}
+		sure = text
+		return nil
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", ManifestKey, olderIfAbsent(err))
 	}
-	again, err := readAll(ctx, a.bucket, ManifestKey, 0, maxManifest)
-	if err == nil && !bytes.Equal(first, again) {
-		err = fmt.Errorf("%s reads differently each time", ManifestKey)
-	}
-	var found manifest
-	if err == nil {
-		err = json.Unmarshal(again, &found)
-	}
-	if err == nil && found.LogID != a.logID {
-		err = fmt.Errorf("%s: %w: %s", ManifestKey, ErrOtherLog, found.LogID)
-	}
-	return again, err
+	return sure, nil
 }
 
 // useAnother is what an operator can do about ErrUnsupported.

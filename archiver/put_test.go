@@ -79,7 +79,7 @@ func TestABrokenTransferIsNoDifference(t *testing.T) {
 }
 
 func TestOtherBytesAreDifferentAndStay(t *testing.T) {
-	for _, other := range []string{"", "mine", "longer than mine", "mind"} {
+	for _, other := range []string{"", "mine", "longer than mine", "mine and more", "mind"} {
 		bucket := buckettest.NewMemory()
 		bucket.Set(key, []byte(other))
 		err := archiver.PutEqual(t.Context(), bucket, key, archiver.BytesBody([]byte("mine")))

@@ -81,13 +81,19 @@ func appendEntryOf(b []byte, f *frame) []byte {
 // closedOf is the payload file of a closed generation without payloads.
 func closedOf(t *testing.T, ordinal uint64, first, last Seq) []byte {
 	t.Helper()
+	return closedBy(t, testWriter, "a", ordinal, first, last)
+}
+
+// closedBy is closedOf of another writer, or with accounts of another name.
+func closedBy(t *testing.T, writer ID, name string, ordinal uint64, first, last Seq) []byte {
+	t.Helper()
 	s := newState(t)
 	w := &WAL{create: createFiles, dir: s.wal(), logID: testLogID}
 	var events []Event
 	for seq := first; seq <= last; seq++ {
-		events = append(events, Event{Seq: seq, Type: AccountOpened, Account: seq, Name: "a"})
+		events = append(events, Event{Seq: seq, Type: AccountOpened, Account: seq, Name: name})
 	}
-	g, err := w.WriteAlone(Head{LogID: testLogID, Writer: testWriter, Epoch: first.Epoch(), Ordinal: ordinal}, events, time.Unix(0, 9))
+	g, err := w.WriteAlone(Head{LogID: testLogID, Writer: writer, Epoch: first.Epoch(), Ordinal: ordinal}, events, time.Unix(0, 9))
 	must(t, err)
 	data, err := os.ReadFile(g.Path())
 	must(t, err)

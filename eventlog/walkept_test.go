@@ -158,3 +158,27 @@ func TestTheAttemptThatCountsIsSetAsideLast(t *testing.T) {
 		}
 	}
 }
+
+// Footer and trailer at the end of a payload file count, where nothing states that
+// the generation is closed, only if they say what its frames say.
+func TestAnEndThatSaysOtherThanTheFramesIsNone(t *testing.T) {
+	for name, c := range map[string]struct {
+		payload []byte
+		closed  bool
+	}{
+		"what the frames say": {closedOf(t, 1, MakeSeq(1, 1), MakeSeq(1, 2)), true},
+		"another event":       {closedBy(t, testWriter, "b", 1, MakeSeq(1, 1), MakeSeq(1, 2)), false},
+		"another writer":      {closedBy(t, ID{7}, "a", 1, MakeSeq(1, 1), MakeSeq(1, 2)), false},
+		"one event more":      {closedOf(t, 1, MakeSeq(1, 1), MakeSeq(1, 3)), false},
+		"one event less":      {closedOf(t, 1, MakeSeq(1, 1), MakeSeq(1, 1)), false},
+	} {
+		s := fastState(t)
+		s.lay(gen{name: "1.0", segment: segmentOf(1, MakeSeq(1, 1), MakeSeq(1, 2)), payload: c.payload})
+		g := s.read(Bounds{}).Generations()[0]
+		entries, err := g.Entries()
+		must(t, err)
+		if g.closed() != c.closed || len(entries) != 2 || entries[1].Event.Name != "a" {
+			t.Errorf("%s: closed %v, with %d events, the last %q", name, g.closed(), len(entries), entries[len(entries)-1].Event.Name)
+		}
+	}
+}

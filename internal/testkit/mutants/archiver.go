@@ -80,7 +80,7 @@ var ofTheArchiver = []mutant{
 		file: "archiver/objects.go",
 		cut:  "c.upTo(ctx, a.lastExpected()+1)",
 		put:  "c.upTo(ctx, c.next)",
-		in:   "archiver", tests: "TestAnArchiveThatEndsBeforeWhatIsKnownIsRefused",
+		in:   "archiver", tests: "TestAnIndexObjectNamesTheEndOfItsRun",
 	},
 	{
 		name: "objects-need-not-tile", why: "a recovery goes on behind events that are nowhere",

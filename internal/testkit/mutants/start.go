@@ -33,7 +33,7 @@ var ofTheStart = []mutant{
 		file: "archiver/compare.go",
 		cut:  "if string(entries[i].Raw) != string(footer.Entries[i].Raw) {",
 		put:  "if len(entries[i].Raw) == 0 {",
-		in:   "archiver", tests: "TestAWALThatDiffersFromTheArchiveIsSetAside",
+		in:   "archiver", tests: "TestTwoServersThatSleepAtAnyCallNeverBothArchive",
 	},
 	{
 		name: "take-over-without-being-told", why: "a second server bars the first",
@@ -109,5 +109,19 @@ var ofTheStart = []mutant{
 `,
 		put: "",
 		in:  "archiver", tests: "TestAClaimThatFailedButWasDoneIsFoundToBeItsOwn",
+	},
+	{
+		name: "copy-keeps-its-originals-claims", why: "a copy of a directory starts while its original serves",
+		file: "archiver/precheck.go",
+		cut:  `s.own = s.copied == ""`,
+		put:  `s.own = s.own || s.copied == ""`,
+		in:   "archiver", tests: "TestACopyOfALivingServersDirectoryNeedsATakeOverAndIsLossy",
+	},
+	{
+		name: "empty-wal-is-no-loss", why: "acknowledged events are missed by nobody",
+		file: "archiver/start.go",
+		cut:  `	case s.bare:`,
+		put:  `	case s.bare && s.TakeOver:`,
+		in:   "archiver", tests: "TestAWALThatIsGoneOrEmptyIsALossAfterAnUncleanEnd",
 	},
 }

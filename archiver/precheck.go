@@ -44,6 +44,9 @@ func (s *Start) check(ctx context.Context) error {
 		return err
 	}
 	if s.own || s.handedOver() || s.TakeOver {
+		if err := s.Views.Build(ctx); err != nil {
+			return err
+		}
 		return s.checkUnapplied(ctx)
 	}
 	if s.copied != "" {

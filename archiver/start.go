@@ -16,7 +16,8 @@ import (
 // Start is the one way in: whatever went before, every server goes through
 // these steps before it serves.
 //
-//  1. The caller has locked the state directory and read its WAL.
+//  1. The caller has locked the state directory and read its WAL. What is to
+//     be refused is refused here (check), and views that are empty are built.
 //  2. Claim the next epoch. From then on no older server gets anything
 //     archived.
 //  3. Compare the WAL with the archive; set aside what did not become history.
@@ -55,6 +56,11 @@ type Start struct {
 type Views interface {
 	// Applied is the last event that every view has applied; 0: none.
 	Applied() eventlog.Seq
+	// Build builds views that are empty, from the archive, so that as little as
+	// possible is left for CatchUp. It comes before the claim, so an event that
+	// this build does not know, eventlog.ErrUnknownType, is found in time. What
+	// the archive lacks is no error: the local log may have it.
+	Build(ctx context.Context) error
 	// CatchUp brings every view to the last event of log. A view whose last
 	// event log does not hold, or lies in stale (zero: none), is thrown away
 	// first and projected again.

@@ -27,6 +27,7 @@ type views struct {
 	applied  []eventlog.Entry
 	discards int
 	step     func(what string) // called when a catch-up begins and ends
+	build    func() error      // what Build does; nil: nothing
 }
 
 func openViews(state string, step func(string)) *views {
@@ -59,6 +60,14 @@ func (v *views) position() eventlog.Seq {
 
 // Applied implements archiver.Views.
 func (v *views) Applied() eventlog.Seq { return v.position() }
+
+// Build implements archiver.Views.
+func (v *views) Build(context.Context) error {
+	if v.build != nil {
+		return v.build()
+	}
+	return nil
+}
 
 // CatchUp implements archiver.Views.
 func (v *views) CatchUp(ctx context.Context, log eventlog.History, stale eventlog.Range) error {

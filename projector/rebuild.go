@@ -85,6 +85,15 @@ func Swap(engine Engine, dir string, log *slog.Logger) error {
 	return finishSwap(engine, dir, log)
 }
 
+// Replace puts a whole view that was built elsewhere on the same volume into
+// the place of the view in dir, which must be closed, when that is opened next.
+func Replace(engine Engine, built, dir string) error {
+	if err := engine.Remove(dir + suffixBuilt); err != nil {
+		return err
+	}
+	return engine.Move(built, dir+suffixBuilt)
+}
+
 // finishSwap ends what Rebuild and Swap began, from wherever a crash left it.
 func finishSwap(engine Engine, dir string, log *slog.Logger) error {
 	built, err := engine.Exists(dir + suffixBuilt)

@@ -157,6 +157,14 @@ func (a *app) open(ctx context.Context) (err error) {
 	a.progress = progress.New(nil, a.log)
 	a.progress.Explain(readingOf(a.reads), a.cfg.Data)
 	a.views.progress = a.progress
+	if state.AsOf == 0 { // else the archive's end is not what is shown
+		a.views.archive = a.history
+	}
+	a.views.building = func() {
+		const reason = "views are being built from the archive, and nothing is sure before; `strandline status` shows how far they are"
+		a.setMode(httpapi.ModeStarting, reason)
+		a.door.shut(reason)
+	}
 	a.views.waivers = func() []archiver.Waiver { return a.dir.State().Waivers }
 	return nil
 }

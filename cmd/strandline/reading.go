@@ -31,6 +31,9 @@ func (a *app) hold(ctx context.Context) error {
 		a.log.Warn("holding a damaged WAL", "damage", damage)
 	}
 	a.learnEnd(ctx)
+	if err := a.views.Build(ctx); err != nil {
+		return err
+	}
 	reason := "the server was started with --hold: it serves reads and writes nothing; start it without --hold to go on"
 	return a.openReading(ctx, wal, blockstore.Holding, httpapi.ModeHold, reason)
 }

@@ -32,6 +32,12 @@ type viewSet struct {
 	// waivers returns those of a recovery that the log may not hold yet; may be
 	// nil.
 	waivers func() []archiver.Waiver
+	// archive is what empty views are built from; nil: they are brought up by
+	// looking rows up.
+	archive  *archiver.Archive
+	lookUp   int64  // bytes of an archive that is not worth building from
+	building func() // called when views begin to be built; may be nil
+	unfit    bool   // the archive lacks something; owned by the goroutine of the start
 
 	// mu guards what follows: a start throws views away and opens others while
 	// the admin door looks at them. Only the goroutine of the start changes them,
@@ -54,7 +60,7 @@ func projectors() map[string]projector.Projector {
 }
 
 func openViews(dir string, use projector.Use, log *slog.Logger) (*viewSet, error) {
-	v := &viewSet{engine: kv.OnDisk(log), dir: dir, use: use, log: log, runners: map[string]*projector.Runner{}}
+	v := &viewSet{engine: kv.OnDisk(log), dir: dir, use: use, log: log, lookUp: lookUpBytes, runners: map[string]*projector.Runner{}}
 	if err := v.open(); err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
@@ -164,6 +170,9 @@ func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale event
 	if err := v.open(); err != nil {
 		return err
 	}
+	if err := v.Build(ctx); err != nil {
+		return err
+	}
 	v.progress.Start("bring the views up to date (batches)", 0)
 	defer v.progress.Done()
 	var pending []archiver.Waiver
@@ -201,6 +210,14 @@ func holds(ctx context.Context, log eventlog.History, seq eventlog.Seq) (bool, e
 }
 
 func (v *viewSet) discard(view *projector.View) error {
+	if err := v.forget(view); err != nil {
+		return err
+	}
+	return projector.Discard(v.engine, v.path(view.Name()))
+}
+
+// forget closes a view, which open opens again.
+func (v *viewSet) forget(view *projector.View) error {
 	name := view.Name()
 	v.mu.Lock()
 	delete(v.runners, name)
@@ -213,7 +230,7 @@ func (v *viewSet) discard(view *projector.View) error {
 	if err := view.Close(); err != nil { // whoever still looks at it ends first
 		return fmt.Errorf("closing the %s view: %w", name, err)
 	}
-	return projector.Discard(v.engine, v.path(name))
+	return nil
 }
 
 func (v *viewSet) all() []*projector.Runner {

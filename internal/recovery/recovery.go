@@ -92,7 +92,7 @@ type Result struct {
 func Run(ctx context.Context, opts Options) (*Result, error) {
 	r, err := begin(opts)
 	if err != nil {
-		return nil, err
+		return nil, &begunError{err}
 	}
 	for _, phase := range []func(context.Context) error{r.list, r.build} {
 		if err := phase(ctx); err != nil {
@@ -106,6 +106,16 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	r.result.Began, r.result.Phases = r.phases.noted.Began, r.phases.noted.Phases
 	return r.result, nil
 }
+
+// ErrBegun says that what an interrupted recovery left cannot be gone on from.
+var ErrBegun = errors.New("the recovery that was begun cannot be gone on with")
+
+// begunError is why, and ErrBegun.
+type begunError struct{ err error }
+
+func (e *begunError) Error() string        { return e.err.Error() }
+func (e *begunError) Unwrap() error        { return e.err }
+func (e *begunError) Is(target error) bool { return target == ErrBegun }
 
 // begin begins a recovery, or goes on with one that was interrupted.
 func begin(opts Options) (*recovery, error) {
@@ -171,7 +181,7 @@ func (r *recovery) list(ctx context.Context) (err error) {
 	found := r.inputs
 	if found != nil {
 		if err := found.match(r.Archive.LogID(), r.Until, r.Full); err != nil {
-			return err
+			return &begunError{err}
 		}
 		r.Archive.Expect(found.LastOrdinal)
 	}
@@ -258,8 +268,8 @@ func (r *recovery) stillThere(ctx context.Context, found *inputs) error {
 		return err
 	}
 	if trailer.Last != found.ArchiveEnd || trailerSum(trailer) != found.EndSum {
-		return fmt.Errorf("going on with a recovery: ordinal %d ended at event %s when it began, and is another object now, which ends at %s: this is not the archive that it was begun from; name a new directory",
-			found.LastOrdinal, found.ArchiveEnd, trailer.Last)
+		return &begunError{fmt.Errorf("going on with a recovery: ordinal %d ended at event %s when it began, and is another object now, which ends at %s: this is not the archive that it was begun from; name a new directory",
+			found.LastOrdinal, found.ArchiveEnd, trailer.Last)}
 	}
 	return nil
 }

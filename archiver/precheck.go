@@ -133,7 +133,7 @@ func (s *Start) checkDamage() error {
 }
 
 // checkTail refuses what the steps after the claim would refuse of the local
-// tail: a gap between it and the archive, a rotten payload, an event that this
+// tail: a gap between it and the archive, rot in it, an event that this
 // build does not know. A WAL that is about to be set aside has no such tail.
 func (s *Start) checkTail(ctx context.Context, objects []ObjectInfo) error {
 	if s.WAL.Damage() != nil {
@@ -142,6 +142,9 @@ func (s *Start) checkTail(ctx context.Context, objects []ObjectInfo) error {
 	refusal := s.contiguous()
 	if refusal == nil {
 		refusal = s.WAL.CheckTail(s.end.ordinal)
+	}
+	if refusal == nil {
+		refusal = s.checkRot()
 	}
 	if refusal == nil {
 		return nil

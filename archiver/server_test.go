@@ -177,7 +177,7 @@ func (s *server) serve(archive *archiver.Archive) {
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.Background())
 	logger := cmp.Or(s.said, quiet())
-	s.shipper = &archiver.Shipper{Archive: archive, Log: s.log, Epoch: s.started.Head.Epoch, Shipped: s.started.Shipped, Logger: logger}
+	s.shipper = &archiver.Shipper{Archive: archive, Log: s.log, Dir: s.dir, Epoch: s.started.Head.Epoch, Shipped: s.started.Shipped, Logger: logger}
 	s.janitor = &archiver.Janitor{Archive: archive, Log: s.log, Dir: s.dir, Logger: quiet(), Now: time.Now, MinAge: 10 * time.Minute}
 	s.ended = make(chan struct{})
 	s.w.running[s] = true

@@ -38,8 +38,9 @@ type Log interface {
 type Shipper struct {
 	Archive *Archive
 	Log     Log
-	Epoch   uint32 // ours
-	Shipped uint64 // the last ordinal that is in the archive when Run begins
+	Dir     *StateDir // remembers what has rotted
+	Epoch   uint32    // ours
+	Shipped uint64    // the last ordinal that is in the archive when Run begins
 	Logger  *slog.Logger
 	// Idle is how often the claim is checked while there is nothing to ship;
 	// default 5 s.
@@ -133,6 +134,10 @@ func (s *Shipper) next(ctx context.Context, after uint64) (*eventlog.Generation,
 // the watermark.
 func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
 	body, err := bodyOf(g)
+	var rot *eventlog.Rot
+	if errors.As(err, &rot) {
+		return s.Dir.remember(rot, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -131,19 +133,70 @@ func TestTheShipperEndsWithItsContext(t *testing.T) {
 	})
 }
 
-func TestAGenerationThatRottedIsNotShipped(t *testing.T) {
+// The kill left a closed generation, which rots. No start claims an epoch then.
+func TestRotInAClosedGenerationIsFoundBeforeAnythingIsClaimed(t *testing.T) {
 	inWorld(t, func(w *world) {
 		s := killed(w)
 		gens := s.generations()
-		w.flip(gens[len(gens)-3]+"/payload", len(eventlog.ObjectMagic)+1)
+		rotten := gens[len(gens)-3] + "/payload"
+		w.flip(rotten, len(eventlog.ObjectMagic)+1)
+		before := w.bucket.Keys()
+		for range 3 {
+			err := s.start(false)
+			expectError(t, err, eventlog.ErrDamaged)
+			if !strings.Contains(err.Error(), "the payload of seq 2.4") {
+				t.Errorf("the error does not say which seq: %v", err)
+			}
+		}
+		if !slices.Equal(before, w.bucket.Keys()) {
+			t.Errorf("the bucket holds %q, before %q", w.bucket.Keys(), before)
+		}
+		w.flip(rotten, len(eventlog.ObjectMagic)+1) // whatever it was, it reads as it was written again
 		s.mustStart(false)
+		s.wait()
+		if mark := s.dir.State().Rotten; mark != nil {
+			t.Errorf("it is still remembered: %+v", mark)
+		}
+		s.stop()
+	})
+}
+
+// What this process wrote itself rots before it is shipped: what stands before it
+// is archived, nothing of it or behind it is. That survives the process, and a
+// clean end of it as well.
+func TestAGenerationThatRottedIsNotShippedAndRemembered(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.bucket.Away()
+		for range 3 {
+			s.store("closed")
+			time.Sleep(6 * time.Second)
+		}
+		synctest.Wait()
+		gens := s.generations()
+		rotten := gens[len(gens)-3] // a prepared one stands behind the three
+		w.flip(rotten+"/payload", len(eventlog.ObjectMagic)+1)
+		s.bucket.Set(noFaults)
 		<-s.ended
 		expectError(t, s.shipErr, eventlog.ErrDamaged)
 		for _, key := range w.bucket.Keys() {
 			o, err := archiver.ParseLogKey(key)
-			if err == nil && strings.Contains(gens[len(gens)-3], fmt.Sprintf("%016d.", o.First)) {
-				t.Errorf("%s was put though its payload has rotted", key)
+			if err == nil && strings.Compare(fmt.Sprintf("%016d", o.First), filepath.Base(rotten)) >= 0 {
+				t.Errorf("%s was put though %s has rotted", key, rotten)
 			}
+		}
+		mark := s.dir.State().Rotten
+		if mark == nil || !strings.HasPrefix(filepath.Base(rotten), fmt.Sprintf("%016d", mark.Ordinal)) || !strings.Contains(s.shipErr.Error(), mark.Seq.String()) {
+			t.Fatalf("remembered is %+v, shipping ended with %v", mark, s.shipErr)
+		}
+		w.must(s.dir.Update(func(state *archiver.State) { state.Clean = true }))
+		before := w.bucket.Keys()
+		s.kill()
+		expectError(t, s.start(false), eventlog.ErrDamaged)
+		if !slices.Equal(before, w.bucket.Keys()) {
+			t.Errorf("the refused start put something: %q, before %q", w.bucket.Keys(), before)
 		}
 		w.archive()
 	})

@@ -55,6 +55,9 @@ type State struct {
 	// Lossy is set before a start drops anything, and stays until an
 	// epoch_started that says so is archived.
 	Lossy *LossyMark `json:"lossy,omitempty"`
+	// Rotten is a generation that has rotted before it was archived; nil: none
+	// is known. While it is rotten nothing is claimed.
+	Rotten *RottenMark `json:"rotten,omitempty"`
 	// AsOf is the event up to which the state was recovered, when that is not
 	// the archive's end: it is for looking, and never served for writing.
 	AsOf eventlog.Seq `json:"as_of,omitempty"`
@@ -107,6 +110,13 @@ type LossyMark struct {
 	// SetAside spans the seqs of the local events that did not become history;
 	// a view that applied one is wrong. Zero: there were none.
 	SetAside eventlog.Range `json:"set_aside"`
+}
+
+// RottenMark names a generation that is not archived and not what was written,
+// and its first damaged event.
+type RottenMark struct {
+	Ordinal uint64       `json:"ordinal"`
+	Seq     eventlog.Seq `json:"seq"`
 }
 
 // markLossy records reason unless an earlier one still holds. What the mark

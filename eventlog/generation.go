@@ -33,8 +33,8 @@ type Generation struct {
 	first   Seq      // owned by mu; 0 before the first event
 	last    Seq      // owned by mu
 	entries []Entry  // owned by mu; nil when they must be read from the footer
-	sum     uint32   // owned by mu; CRC32C of the whole object, when summed
-	summed  bool     // owned by mu
+	sum     uint32   // owned by mu; CRC32C of the whole object as it was written, when summed
+	summed  bool     // owned by mu; this process wrote it
 	file    *os.File // owned by mu; for reading payloads, open while there are readers
 	readers int      // owned by mu
 	dropped bool     // owned by mu; the directory is gone
@@ -99,25 +99,39 @@ func (g *Generation) extend(entries []Entry) {
 	g.entries = append(g.entries, entries...)
 }
 
-// Checksum returns the CRC32C of the whole object. It was kept while writing;
-// a generation of an earlier process is read once, and checked: ErrDamaged
-// names the event whose payload is not what was written.
+// Checksum returns the CRC32C of the whole object as it is on the disk now. It
+// reads all of it, so that what has rotted since it was written is found before
+// anybody relies on it: then the error is a *Rot.
 func (g *Generation) Checksum() (uint32, error) {
-	g.mu.Lock()
-	sum, summed := g.sum, g.summed
-	g.mu.Unlock()
-	if summed {
-		return sum, nil
-	}
 	sum, err := g.sumFile()
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = &Rot{Ordinal: g.Ordinal, Seq: g.Trailer.First, err: fmt.Errorf("%w: the file %s is too short", ErrDamaged, g.Path())}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("summing %s: %w", g, err)
 	}
 	g.mu.Lock()
-	g.sum, g.summed = sum, true
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	if g.summed && g.sum != sum {
+		return 0, fmt.Errorf("summing generation %d: %w", g.Ordinal, &Rot{Ordinal: g.Ordinal, Seq: g.first,
+			err: fmt.Errorf("%w: footer and trailer have CRC32C %08x with all before them, written was %08x", ErrDamaged, sum, g.sum)})
+	}
 	return sum, nil
 }
+
+// Rot says that a closed generation is not what was written any more.
+type Rot struct {
+	Ordinal uint64
+	Seq     Seq // of the first event whose payload is damaged; of the first event if no payload is
+	err     error
+}
+
+func (r *Rot) Error() string {
+	return fmt.Sprintf("generation %d has rotted at seq %s: %v", r.Ordinal, r.Seq, r.err)
+}
+
+// Unwrap makes a Rot an ErrDamaged.
+func (r *Rot) Unwrap() error { return r.err }
 
 func (g *Generation) sumFile() (uint32, error) {
 	f, err := os.Open(g.Path())
@@ -133,7 +147,7 @@ func (g *Generation) sumFile() (uint32, error) {
 		return 0, g.findDamage(f)
 	}
 	if err := sumFooter(f, g.Trailer); err != nil {
-		return 0, err
+		return 0, &Rot{Ordinal: g.Ordinal, Seq: g.Trailer.First, err: err}
 	}
 	return updateFrom(sum, f, g.Size()-int64(g.Trailer.FooterOffset))
 }
@@ -161,10 +175,12 @@ func (g *Generation) findDamage(f io.ReaderAt) error {
 	}
 	for i := range entries {
 		if err := readPlaced(f, entries[i].Placement, func([]byte) error { return nil }); err != nil {
-			return fmt.Errorf("the payload of seq %s: %w", entries[i].Event.Seq, err)
+			seq := entries[i].Event.Seq
+			return &Rot{Ordinal: g.Ordinal, Seq: seq, err: fmt.Errorf("the payload of seq %s: %w", seq, err)}
 		}
 	}
-	return fmt.Errorf("%w: its first %d bytes are not what was written, though every payload is", ErrDamaged, len(ObjectMagic))
+	err = fmt.Errorf("%w: its first %d bytes are not what was written, though every payload is", ErrDamaged, len(ObjectMagic))
+	return &Rot{Ordinal: g.Ordinal, Seq: g.Trailer.First, err: err}
 }
 
 // Entries returns the generation's entries so far, from memory or, of a

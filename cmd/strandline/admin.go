@@ -150,6 +150,11 @@ func (a *app) Status() httpapi.Status {
 		}
 	}
 	status.Next = nextSteps(&status)
+	if a.dir.State().Rotten != nil { // another start would be refused, and rightly
+		status.Next = []string{
+			"look at the disk of " + status.StateDir, "keep that directory; what was archived, strandline recover rebuilds in a new one",
+		}
+	}
 	a.archiveStatus(&status)
 	return status
 }

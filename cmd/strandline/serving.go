@@ -69,7 +69,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 	s := &serving{app: a, head: started.Head, first: started.Last, log: log, shipped: make(chan error, 1)}
 	s.store = a.newStore(log)
 	s.recorder = a.newRecorder(log)
-	s.shipper = &archiver.Shipper{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Shipped: started.Shipped, Logger: a.log}
+	s.shipper = &archiver.Shipper{Archive: a.archive, Log: log, Dir: a.dir, Epoch: started.Head.Epoch, Shipped: started.Shipped, Logger: a.log}
 	s.indexer = &archiver.Indexer{Archive: a.archive, Log: log, Epoch: started.Head.Epoch, Scratch: a.dir.Path("spool"), Logger: a.log}
 	s.indexer.Archived(started.Shipped)
 	s.shipper.Archived = s.indexer.Archived
@@ -192,6 +192,17 @@ func (s *serving) ship(ctx context.Context) {
 	// Nothing is archived any more, and nobody looks whether the log is still
 	// ours: nothing may be acknowledged.
 	err = fmt.Errorf("nothing is shipped to the archive any more: %w", err)
+	var rot *eventlog.Rot
+	if errors.As(err, &rot) { // another start cannot help: reads go on here
+		a.log.Error("what was to be shipped has rotted on this disk: writes are refused", "seq", rot.Seq.String(), "error", err)
+		s.store.SetMode(blockstore.Holding, err.Error())
+		a.setMode(httpapi.ModeHold, err.Error())
+		a.mu.Lock()
+		a.stopped = err // for health
+		a.mu.Unlock()
+		s.log.Fence(err)
+		return
+	}
 	a.log.Error("shipping has ended: writes are refused until the server is started again", "error", err)
 	a.mu.Lock()
 	a.stopped = err

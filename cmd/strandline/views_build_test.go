@@ -216,7 +216,7 @@ func aStartReadsTheArchiveOnce(t *testing.T, spec, data string) {
 		t.Fatal(err)
 	}
 	all := b.bucket.Calls(buckettest.Get) - before
-	if behind := all - claimed; behind > once/2 || claimed < once {
+	if behind := all - claimed; behind > once/4 || all > once*3/2 {
 		t.Errorf("%d gets read the archive; a start took %d before its claim and %d behind it", once, claimed, behind)
 	}
 	for name, digest := range b.rows() {

@@ -23,10 +23,12 @@ import (
 
 // TestNothingArchivedIsEverLost plays random histories with several state
 // directories of one log: servers that are killed, stopped, copied, rolled
-// back and taken over, with a bucket that goes away and loses responses. After
+// back and taken over, with copies that start beside a living original, clients that store forgeries, a bucket that
+// goes away, loses responses and lists what was long ago, and a process that runs out of descriptors. After
 // every step the archive is whole and holds what was acknowledged as archived,
 // no seq was issued twice, and every log that is served tells what was lost.
 func TestNothingArchivedIsEverLost(t *testing.T) {
+	seeds(t, "100", "3000")
 	root := fastDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		runs := 0
@@ -46,10 +48,14 @@ func playRandomly(t *rapid.T, w *world) {
 		"start": m.start, "start again": m.start, "kill": m.kill, "stop": m.stop,
 		"recover": m.recover, "lose": m.lose, "outage": m.outage, "": m.check,
 	}
-	// A copy of a disk cannot know what its original acknowledged after:
-	// histories without any are held to more.
-	if rapid.Bool().Draw(t, "with copies") {
-		actions["clone"], actions["roll back"] = m.clone, m.rollBack
+	switch rapid.SampledFrom([]string{"none", "copies", "snapshots"}).Draw(t, "of directories") {
+	case "copies":
+		actions["copy"], actions["put back"], actions["lose the WAL"] = m.copy, m.putBack, m.loseWAL
+	case "snapshots": // such histories are held to less
+		actions["snapshot"], actions["roll back"] = m.snapshot, m.rollBack
+	}
+	if rapid.Bool().Draw(t, "descriptors run out") {
+		actions["start short"], actions["append short"] = m.startShort, m.appendShort
 	}
 	t.Repeat(actions)
 }
@@ -58,6 +64,7 @@ func playRandomly(t *rapid.T, w *world) {
 type model struct {
 	w       *world
 	servers []*server
+	short   bool // descriptors have run out before
 }
 
 const maxServers = 4
@@ -83,7 +90,7 @@ func (m *model) append(t *rapid.T) {
 		content = string(hostile.Any(rand.New(rand.NewPCG(seed, 1)), s.facts()).Bytes)
 	}
 	_, err := s.append(ev, content)
-	if err != nil && s.log.Err() == nil {
+	if err != nil && s.log.Err() == nil && !m.broken(s, err) {
 		t.Fatalf("append: %v", err)
 	}
 }
@@ -93,7 +100,7 @@ func (m *model) wait(t *rapid.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := s.waitWithin(ctx)
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, archiver.ErrFenced) {
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, archiver.ErrFenced) && !m.broken(s, err) {
 		t.Fatalf("wait: %v", err)
 	}
 }
@@ -108,10 +115,17 @@ func (m *model) start(t *rapid.T) {
 	takeOver := rapid.Bool().Draw(t, "take over")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	err := s.startWithin(ctx, takeOver)
+	m.started(t, s, takeOver, s.startWithin(ctx, takeOver))
+}
+
+// started judges what a start ended with.
+func (m *model) started(t *rapid.T, s *server, takeOver bool, err error) {
 	switch {
 	case err == nil:
+		s.walLost = false
 		s.check()
+	case m.short && isShort(err), s.staleLists:
+	case s.walLost && errors.Is(err, eventlog.ErrDamaged): // the views know of more
 	case takeOver && errors.Is(err, archiver.ErrTakeOver):
 		t.Fatalf("a take-over was refused: %v", err)
 	case errors.Is(err, archiver.ErrTakeOver), errors.Is(err, archiver.ErrFenced), errors.Is(err, buckettest.ErrInjected):
@@ -130,9 +144,13 @@ func (m *model) stop(t *rapid.T) {
 	}
 	s.bucket.Set(noFaults)
 	if _, err := s.append(someBlock, "last"); err != nil {
-		t.Fatalf("append: %v", err)
+		if !m.broken(s, err) {
+			t.Fatalf("append: %v", err)
+		}
+		s.kill()
+		return
 	}
-	if err := s.log.Close(true); err != nil && !errors.Is(err, archiver.ErrFenced) {
+	if err := s.log.Close(true); err != nil && !errors.Is(err, archiver.ErrFenced) && !m.broken(s, err) {
 		t.Fatalf("close: %v", err)
 	}
 	<-s.ended
@@ -140,10 +158,16 @@ func (m *model) stop(t *rapid.T) {
 		for _, e := range s.entries() {
 			m.w.archived[e.Event.Seq] = true
 		}
-	} else if !errors.Is(s.shipErr, archiver.ErrFenced) {
+	} else if !errors.Is(s.shipErr, archiver.ErrFenced) && !m.broken(s, s.shipErr) {
 		t.Fatalf("ship: %v", s.shipErr)
 	}
 	s.end()
+}
+
+// broken reports whether err comes of descriptors that have run out, or of
+// lists that stay stale.
+func (m *model) broken(s *server, err error) bool {
+	return m.short && (isShort(err) || errors.Is(err, eventlog.ErrPoisoned)) || s.staleLists
 }
 
 // facts are what a client knows of the log that it stores into.
@@ -173,27 +197,6 @@ func (s *server) facts() hostile.Facts {
 	return f
 }
 
-// clone copies a directory. What its owner acknowledges from here on is unknown
-// to the copy, which has the same claims.
-func (m *model) clone(t *rapid.T) {
-	if len(m.servers) == maxServers {
-		t.Skip("servers enough")
-	}
-	s := m.servers[rapid.IntRange(0, len(m.servers)-1).Draw(t, "server")]
-	m.servers = append(m.servers, s.clone())
-	m.w.copied = true
-}
-
-// rollBack gives a server that does not run the directory of another moment.
-func (m *model) rollBack(t *rapid.T) {
-	s := m.pick(t, false)
-	other := m.servers[rapid.IntRange(0, len(m.servers)-1).Draw(t, "server")]
-	synctest.Wait()
-	s.path = m.w.copyDir(other.path)
-	s.views = openViews(s.path, s.stepped)
-	m.w.copied = true
-}
-
 func (m *model) recover(t *rapid.T) {
 	if len(m.servers) == maxServers {
 		t.Skip("servers enough")
@@ -215,8 +218,9 @@ func (m *model) lose(t *rapid.T) {
 
 // outage makes a server's bucket fail for a while in one of the ways there are.
 func (m *model) outage(t *rapid.T) {
-	s := m.servers[rapid.IntRange(0, len(m.servers)-1).Draw(t, "server")]
-	switch rapid.SampledFrom([]string{"none", "away", "lost responses", "failed puts"}).Draw(t, "kind") {
+	s := m.any(t)
+	s.staleLists = false
+	switch rapid.SampledFrom([]string{"none", "away", "lost responses", "failed puts", "lagging lists", "stale lists"}).Draw(t, "kind") {
 	case "none":
 		s.bucket.Set(noFaults)
 	case "away":
@@ -225,6 +229,12 @@ func (m *model) outage(t *rapid.T) {
 		s.bucket.FailNext(buckettest.Put, 3, true)
 	case "failed puts":
 		s.bucket.FailNext(buckettest.Put, 3, false)
+	case "lagging lists":
+		s.staleLists = true
+		s.bucket.Set(m.laggingLists())
+	case "stale lists":
+		s.staleLists = true
+		s.bucket.Set(m.staleLists())
 	}
 }
 

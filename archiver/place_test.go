@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -349,8 +350,10 @@ func TestAnEmptyWALIsNoLossWhereNothingWasWritten(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				s := begin(w)
-				for _, prefix := range []string{archiver.EpochPrefix, archiver.LogPrefix} {
-					s.bucket.Set(failing(buckettest.Put, prefix)) // it crashes with its claim, or behind it
+				// It crashes with its claim, right behind it, and behind the first
+				// generation.
+				for _, hooks := range []buckettest.Hooks{failing(buckettest.Put, archiver.EpochPrefix), awayAfterClaim(), failing(buckettest.Put, archiver.LogPrefix)} {
+					s.bucket.Set(hooks)
 					if s.startsWithin(time.Second, false) {
 						s.kill() // it served before its epoch_started was shipped
 					}
@@ -363,6 +366,25 @@ func TestAnEmptyWALIsNoLossWhereNothingWasWritten(t *testing.T) {
 				s.stop()
 			})
 		})
+	}
+}
+
+// awayAfterClaim is a bucket that goes away once it has a claim.
+func awayAfterClaim() buckettest.Hooks {
+	var away atomic.Bool
+	return buckettest.Hooks{
+		Before: func(_ context.Context, op buckettest.Op, key string) error {
+			if away.Load() {
+				return fmt.Errorf("%s %s: %w", op, key, buckettest.ErrInjected)
+			}
+			return nil
+		},
+		After: func(_ context.Context, op buckettest.Op, key string) error {
+			if op == buckettest.Put && strings.HasPrefix(key, archiver.EpochPrefix) {
+				away.Store(true)
+			}
+			return nil
+		},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,7 +28,10 @@ type server struct {
 	bucket *buckettest.Faulty // its way to the bucket
 	views  *views
 	step   func(what string) // called between the local steps of a start, may be nil
-	said   *slog.Logger      // of the shipper; nil: nobody hears it
+
+	walLost    bool         // its wal folder was removed
+	staleLists bool         // its bucket lists nothing new
+	said       *slog.Logger // of the shipper; nil: nobody hears it
 
 	// While it runs:
 	dir     *archiver.StateDir
@@ -59,6 +63,9 @@ func (w *world) atPlace(path string, at *place) *server {
 	s.views = openViews(path, s.stepped)
 	return s
 }
+
+// GoString is how a failed history names the server.
+func (s *server) GoString() string { return fmt.Sprintf("%s at %+v", s, *s.place) }
 
 // String names the server.
 func (s *server) String() string { return filepath.Base(s.path) }
@@ -115,6 +122,7 @@ func (s *server) startWithin(ctx context.Context, takeOver bool) (err error) {
 		return err
 	}
 	archive := archiver.At(s.bucket, s.w.logID)
+	archive.SetLogger(quiet())
 	if s.started, err = s.run(ctx, archive, takeOver); err != nil {
 		return errors.Join(err, s.dir.Close())
 	}
@@ -269,7 +277,7 @@ func (s *server) kill() {
 	image := s.w.copyDir(s.path)
 	s.end()
 	s.path, s.views = image, openViews(image, s.stepped)
-	s.bucket = buckettest.NewFaulty(s.w.bucket)
+	s.bucket, s.staleLists = buckettest.NewFaulty(s.w.bucket), false
 }
 
 // end stops the goroutines, whatever that does to the directory.
@@ -308,7 +316,9 @@ func (s *server) stop() {
 func (s *server) clone() *server {
 	s.w.t.Helper()
 	synctest.Wait()
-	return s.w.at(s.w.copyDir(s.path))
+	clone := s.w.at(s.w.copyDir(s.path))
+	clone.walLost = s.walLost
+	return clone
 }
 
 // twin is a server on the directory as it is now, of which nothing tells that
@@ -317,7 +327,9 @@ func (s *server) twin() *server {
 	s.w.t.Helper()
 	synctest.Wait()
 	same := *s.place
-	return s.w.atPlace(s.w.copyDir(s.path), &same)
+	twin := s.w.atPlace(s.w.copyDir(s.path), &same)
+	twin.walLost = s.walLost
+	return twin
 }
 
 func (w *world) copyDir(from string) string {

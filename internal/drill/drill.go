@@ -106,7 +106,15 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	d.Archive.SetLogger(slog.New(listening))
 	for _, step := range []func(context.Context) error{d.recover, d.compareLive, d.readBack} {
 		err := step(ctx)
-		if err != nil && (ctx.Err() != nil || !proves(err)) {
+		if errors.Is(err, archiver.ErrOlderState) {
+			d.Log.Warn("the archive answered with an older state; the step is done again", "pause", repeatPause, "error", err)
+			if err := archiver.Pause(ctx, repeatPause); err != nil {
+				return nil, err
+			}
+			d.repeated = true
+			err = step(ctx)
+		}
+		if err != nil && (ctx.Err() != nil || !d.proves(err)) {
 			return nil, err
 		}
 		if err != nil {
@@ -126,10 +134,15 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	return d.result, nil
 }
 
+// repeatPause is how long a drill waits before it asks once more a store that
+// contradicted itself.
+const repeatPause = 30 * time.Second
+
 type drill struct {
 	Options
 	result   *Result
 	findings []string
+	repeated bool // a step was done again, because the store had contradicted itself
 }
 
 func (d *drill) found(finding string) { d.findings = append(d.findings, finding) }
@@ -145,8 +158,11 @@ func shorten(text string) string {
 }
 
 // proves reports whether err says something of the archive, not only that it
-// could not be looked at.
-func proves(err error) bool {
+// could not be looked at. A store that contradicts itself does when it goes on.
+func (d *drill) proves(err error) bool {
+	if errors.Is(err, archiver.ErrOlderState) { // what holds of a moment is no loss
+		return d.repeated
+	}
 	var violation *projector.Violation
 	return errors.Is(err, archiver.ErrHole) || errors.Is(err, eventlog.ErrDamaged) || errors.Is(err, eventlog.ErrObjectDamaged) ||
 		errors.Is(err, archiver.ErrOtherLog) || errors.Is(err, archiver.ErrNotFound) || errors.Is(err, errWrong) || errors.As(err, &violation)
@@ -196,6 +212,7 @@ func (d *drill) compareLive(ctx context.Context) error {
 	if d.Live == "" {
 		return nil
 	}
+	d.result.Differences, d.findings = nil, nil // of a try before
 	upto := d.result.Recovery.Upto
 	for _, p := range []projector.Projector{projector.Machines(), projector.Blocks()} {
 		live := filepath.Join(d.Live, p.Name())

@@ -229,13 +229,20 @@ const maxDamaged = 20
 func (r *reader) check(ctx context.Context, row projector.BlockRow) error {
 	r.seen[row.Stored] = true
 	err := r.checkBytes(ctx, row)
+	if errors.Is(err, archiver.ErrOlderState) && !r.repeated {
+		r.repeated = true
+		if err := archiver.Pause(ctx, repeatPause); err != nil {
+			return err
+		}
+		err = r.checkBytes(ctx, row)
+	}
 	if err == nil {
 		r.result.Drill.Blocks++
 		r.result.Drill.BlockSize += row.Length
 		return nil
 	}
 	name := fmt.Sprintf("%s block %x of machine %s, stored by event %s", row.Kind, row.Name, row.Machine, row.Stored)
-	if ctx.Err() != nil || !proves(err) {
+	if ctx.Err() != nil || !r.proves(err) {
 		return fmt.Errorf("reading back %s: %w", name, err)
 	}
 	if len(r.result.Damaged) < maxDamaged {
@@ -246,7 +253,7 @@ func (r *reader) check(ctx context.Context, row projector.BlockRow) error {
 }
 
 // readLimit is how long one block is tried again while the store does not
-// answer; a wrong byte is read once more.
+// answer. What cannot be right is read some times more (archiver.AskAgain).
 const readLimit = time.Minute
 
 func (r *reader) checkBytes(ctx context.Context, row projector.BlockRow) error {
@@ -257,17 +264,27 @@ func (r *reader) checkBytes(ctx context.Context, row projector.BlockRow) error {
 	if row.Length > 0 && (place.Length != row.Length || uint64(len(place.Sums)) != 4*eventlog.Chunks(place.Length)) {
 		return fmt.Errorf("%w: a placement of %d bytes with %d checksums for %d bytes", errWrong, place.Length, len(place.Sums)/4, row.Length)
 	}
+	err = archiver.AskAgain(ctx, wrongAnswer, func() error { return r.readUntilAnswered(ctx, row, place) })
+	if errors.Is(err, archiver.ErrNotFound) {
+		err = fmt.Errorf("%w: %v is in its list, and absent: %w", archiver.ErrOlderState, archiver.Shipped(place.Ordinal), err)
+	}
+	return err
+}
+
+// wrongAnswer reports whether err is of an answer that does not fit what the
+// views say.
+func wrongAnswer(err error) bool {
+	return errors.Is(err, errWrong) || errors.Is(err, archiver.ErrNotFound)
+}
+
+// readUntilAnswered reads a block until the store answers, for readLimit.
+func (r *reader) readUntilAnswered(ctx context.Context, row projector.BlockRow, place eventlog.Placement) error {
 	deadline := time.Now().Add(readLimit)
-	wrong := false
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := r.readOnce(ctx, row, place)
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return err
-		case proves(err) && wrong, time.Now().After(deadline):
+		if err == nil || wrongAnswer(err) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
-		wrong = wrong || proves(err)
 		if err := archiver.Pause(ctx, wait); err != nil {
 			return err
 		}

@@ -53,6 +53,7 @@ type beginning struct {
 	Full      bool        `json:"full,omitempty"` // from the first event
 	Fallbacks []Fallback  `json:"fallbacks,omitempty"`
 	Doubted   bool        `json:"doubted,omitempty"` // what was built came from an index object that lies
+	Built     bool        `json:"built,omitempty"`   // from the first event: the views are in their place, a tail may be missing
 }
 
 const (
@@ -89,14 +90,26 @@ func (r *recovery) build(ctx context.Context) error {
 	if r.beginning.From != nil {
 		return nil
 	}
+	if err := r.fromFirst(ctx); err != nil {
+		return err
+	}
+	if err := r.goOn(ctx); err != nil {
+		return r.doubted(ctx, err)
+	}
+	return r.verify(ctx)
+}
+
+// fromFirst builds the views from the first event, or, where a run before did
+// and then found that the archive goes on, projects what came after them.
+func (r *recovery) fromFirst(ctx context.Context) error {
+	if r.beginning.Built {
+		return r.doubted(ctx, r.projectTail(ctx))
+	}
 	if err := r.makeRoom(ctx, nil); err != nil {
 		return err
 	}
 	r.objects = nil // nothing needs them any more
-	if err := r.project(ctx); err != nil {
-		return err
-	}
-	return r.verify(ctx)
+	return r.project(ctx)
 }
 
 // beginAnew removes views that were built on a lie.
@@ -104,7 +117,7 @@ func (r *recovery) beginAnew() error {
 	if err := r.clear(); err != nil {
 		return err
 	}
-	r.beginning.Doubted, r.beginning.From = false, nil
+	r.beginning.Doubted, r.beginning.Built, r.beginning.From = false, false, nil
 	return writeNote(r.beginningPath(), &r.beginning)
 }
 
@@ -187,6 +200,9 @@ func (r *recovery) fromCheckpoint(ctx context.Context, c Checkpoint) error {
 		}
 	}
 	if err := r.projectTail(ctx); err != nil {
+		return err
+	}
+	if err := r.goOn(ctx); err != nil {
 		return err
 	}
 	err := r.verify(ctx)

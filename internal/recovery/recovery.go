@@ -174,8 +174,8 @@ func (r *recovery) resume() (err error) {
 }
 
 // list finds out what the archive holds, and proves that nothing is missing.
-// What it found when the recovery began is what is built, also when the
-// archive grows meanwhile.
+// What it found when the recovery began is what is built, and before the end
+// what has come since (goOn).
 func (r *recovery) list(ctx context.Context) (err error) {
 	r.phases.start("list", 0)
 	found := r.inputs
@@ -206,9 +206,7 @@ func (r *recovery) list(ctx context.Context) (err error) {
 	} else {
 		r.result.Resumed = true
 	}
-	r.inputs, r.objects = found, objects
-	r.result.Objects, r.result.Bytes, r.result.LastOrdinal = found.Objects, found.Bytes, found.LastOrdinal
-	r.result.ArchiveEnd, r.result.Clean, r.result.Last = found.ArchiveEnd, found.Clean, found.Upto
+	r.take(found, objects)
 	return nil
 }
 

@@ -90,7 +90,7 @@ var ofTheProjector = []mutant{
 		name: "merge-deletes-another-store", why: "a recovery takes what a live view refuses",
 		file: "projector/merge.go",
 		cut:  "case r.want != AnySeq && r.want != m.row.seq:",
-		put:  "case r.want != AnySeq && r.want < m.row.seq:",
+		put:  "case r.want != AnySeq && r.want > m.row.seq:",
 		in:   "projector", tests: "TestALoadTellsTheSameViolation",
 	},
 	{
@@ -120,7 +120,7 @@ var ofTheProjector = []mutant{
 		file: "projector/runner.go",
 		cut:  `		if w.seq <= position {`,
 		put:  `		if w.seq <= position+1 {`,
-		in:   "projector", tests: "TestReadingWhileApplying",
+		in:   "projector", tests: "TestAWaiterIsReleasedByItsEvent",
 	},
 	{
 		name: "cleaned-range-hides-a-gap", why: "a cleaned range excuses events that are missing",

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 // Update says that golden files are to be written anew.
@@ -158,6 +159,9 @@ func FuzzDecodeIndexTail(f *testing.F) {
 	tail := data[len(data)-indexTailSize:]
 	f.Add(0, []byte{0}, info.Size)
 	f.Add(indexTailSize-indexEndSize, []byte(indexEndMagic), info.Size)
+	for _, b := range hostile.Blocks(hostile.Facts{LogID: goldenLog, Epoch: 1, Ordinal: 257, Next: 1<<32 + 1, Offset: 8}, 0) {
+		f.Add(indexTailSize-indexEndSize, b.Bytes, info.Size)
+	}
 	f.Add(16+104, []byte{255, 255, 255, 255, 255, 255, 255, 255}, info.Size+1)
 	f.Fuzz(func(t *testing.T, at int, change []byte, size int64) {
 		raw := bytes.Clone(tail)

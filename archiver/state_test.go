@@ -11,6 +11,7 @@ import (
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 )
 
 func TestAStateDirectoryInUseNamesThePid(t *testing.T) {
@@ -94,6 +95,9 @@ func FuzzReadState(f *testing.F) {
 	f.Add([]byte(`{"state":{"phase":"ready"},"crc32c":"00000000"}`))
 	f.Add([]byte(`{"state":null,"crc32c":"00000000"}`))
 	f.Add([]byte(`{`))
+	for _, b := range hostile.Blocks(hostile.Facts{Epoch: 1, Ordinal: 1, Next: 1<<32 + 1, Offset: 8}, 0) {
+		f.Add(b.Bytes)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := t.TempDir()
 		if err := os.WriteFile(filepath.Join(path, "state.json"), data, 0o600); err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/testkit/hostile"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -144,6 +145,9 @@ func FuzzManifest(f *testing.F) {
 	}
 	f.Add(text)
 	f.Add([]byte(`{"manifest":{},"sha256":""}`))
+	for _, b := range hostile.Blocks(hostile.Facts{Epoch: 1, Ordinal: 1, Next: 1<<32 + 1, Offset: 8}, 0) {
+		f.Add(b.Bytes)
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := decode(text)
 		if err != nil {

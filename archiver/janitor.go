@@ -15,6 +15,8 @@ import (
 // cache budget or grow too many: the oldest first, none younger than MinAge, none that a later
 // LIST of the archive does not show and whose metadata does not read back
 // equal, and never the last one, which is what the next start begins from.
+// While the disk is nearly full, age does not count, and the oldest go until
+// there is room, within the budget or not.
 type Janitor struct {
 	Archive *Archive
 	Log     Log
@@ -37,17 +39,29 @@ func (j *Janitor) Run(ctx context.Context) {
 	}
 	ticker := time.NewTicker(j.Every)
 	defer ticker.Stop()
+	var pressed <-chan struct{} // nil after a round because of the disk, until the pause is over
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-pause.C:
+			pressed = j.Log.Pressed()
+			continue
+		case <-pressed: // before the disk is full, or because a body was refused
+			pressed = nil
+			pause.Reset(pressedPause)
 		}
 		if err := j.Round(ctx); err != nil && ctx.Err() == nil {
 			j.Logger.Warn("removing archived local generations", "error", err)
 		}
 	}
 }
+
+// pressedPause is the least time between two rounds because of the disk.
+const pressedPause = time.Second
 
 // Round does what there is to do now: it records how far the archive is known
 // to reach, so that the next start need not look at what lies before, and
@@ -60,7 +74,11 @@ func (j *Janitor) Round(ctx context.Context) error {
 	if err := j.record(archived[len(archived)-1]); err != nil {
 		return err
 	}
-	doomed := j.doomed(archived)
+	wanted, err := j.Log.WantsRoom()
+	if err != nil {
+		return err
+	}
+	doomed := j.doomed(archived, wanted)
 	if len(doomed) == 0 {
 		return nil
 	}
@@ -105,18 +123,21 @@ func (j *Janitor) record(g *eventlog.Generation) error {
 const maxCopies = 1024
 
 // doomed returns the oldest generations that are over the budget, or too many,
-// and old enough, never the last one.
-func (j *Janitor) doomed(archived []*eventlog.Generation) []*eventlog.Generation {
+// and old enough, or that the disk wants the room of, never the last one.
+func (j *Janitor) doomed(archived []*eventlog.Generation, wanted int64) []*eventlog.Generation {
 	var size int64
+	pressed := wanted > 0
 	for _, g := range archived {
 		size += g.Size()
 	}
 	for i, g := range archived[:len(archived)-1] {
-		within := size <= j.Budget && len(archived)-i <= maxCopies
-		if within || j.Now().Sub(time.Unix(0, g.Trailer.ClosedAt)) < j.MinAge {
+		within := size <= j.Budget && len(archived)-i <= maxCopies && wanted <= 0
+		young := j.Now().Sub(time.Unix(0, g.Trailer.ClosedAt)) < j.MinAge
+		if within || young && !pressed {
 			return archived[:i]
 		}
 		size -= g.Size()
+		wanted -= g.Size()
 	}
 	return archived[:len(archived)-1]
 }

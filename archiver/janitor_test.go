@@ -5,6 +5,7 @@ package archiver_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,7 +58,7 @@ func TestTheJanitorKeepsToItsBudgetAndTheLastGeneration(t *testing.T) {
 func TestTheJanitorLeavesWhatIsYoungOrNotSeenInTheArchive(t *testing.T) {
 	for name, arrange := range map[string]func(w *world, s *server, key string){
 		"too young":    func(_ *world, s *server, _ string) { s.janitor.MinAge = time.Hour },
-		"not archived": func(_ *world, s *server, _ string) { s.janitor.Log = unarchived{s.log} },
+		"not archived": func(_ *world, s *server, _ string) { s.janitor.Log = unarchived{s.janitor.Log} },
 		"hidden from the list": func(_ *world, s *server, key string) {
 			s.bucket.Set(buckettest.Hooks{Hide: func(k string) bool { return k == key }})
 		},
@@ -75,21 +76,93 @@ func TestTheJanitorLeavesWhatIsYoungOrNotSeenInTheArchive(t *testing.T) {
 		},
 		"no answer": func(_ *world, s *server, _ string) { s.bucket.Set(failing(buckettest.Get, archiver.LogPrefix)) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				s := archivedServer(w)
-				gens := s.log.Local()
-				arrange(w, s, archiver.Shipped(gens[0].Ordinal).Key())
-				err := s.janitor.Round(context.Background())
-				if quiet := name == "too young" || name == "not archived"; (err == nil) != quiet {
-					t.Errorf("the round ended with %v", err)
-				}
-				if left := s.log.Local(); len(left) != len(gens) {
-					t.Errorf("%d of %d generations are left", len(left), len(gens))
-				}
+		for _, full := range []bool{false, true} {
+			if full && name == "too young" {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, the disk is full: %v", name, full), func(t *testing.T) {
+				inWorld(t, func(w *world) {
+					s := archivedServer(w)
+					gens := s.log.Local()
+					if full {
+						s.janitor.Log, s.janitor.MinAge = &pressedLog{Log: s.log, wants: 1 << 40}, time.Hour
+					}
+					arrange(w, s, archiver.Shipped(gens[0].Ordinal).Key())
+					err := s.janitor.Round(context.Background())
+					if quiet := name == "too young" || name == "not archived"; (err == nil) != quiet {
+						t.Errorf("the round ended with %v", err)
+					}
+					if left := s.log.Local(); len(left) != len(gens) {
+						t.Errorf("%d of %d generations are left", len(left), len(gens))
+					}
+				})
 			})
-		})
+		}
 	}
+}
+
+// pressedLog is a log whose disk wants room.
+type pressedLog struct {
+	archiver.Log
+	pressed chan struct{}
+	wants   int64
+}
+
+func (l *pressedLog) Pressed() <-chan struct{}  { return l.pressed }
+func (l *pressedLog) WantsRoom() (int64, error) { return l.wants, nil }
+
+func TestWhenTheDiskIsNearlyFullYoungCopiesGoToo(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := archivedServer(w)
+		gens := s.log.Local()
+		s.janitor.MinAge, s.janitor.Budget = time.Hour, 1<<40
+		disk := &pressedLog{Log: s.log, wants: gens[0].Size() + 1}
+		s.janitor.Log = disk
+		w.must(s.janitor.Round(context.Background()))
+		if left := s.log.Local(); len(left) != len(gens)-2 || left[0] != gens[2] {
+			t.Errorf("%d of %d generations are left; the room of two is wanted", len(left), len(gens))
+		}
+		disk.wants = 1 << 40
+		w.must(s.janitor.Round(context.Background()))
+		if left := s.log.Local(); len(left) != 1 {
+			t.Errorf("%d generations are left; want the last one", len(left))
+		}
+		s.check()
+		s.stop()
+	})
+}
+
+// The janitor does not wait for its next round then, nor does it go round and
+// round when that frees nothing.
+func TestTheJanitorWorksAtOnceWhenTheDiskIsNearlyFull(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := archivedServer(w)
+		s.janitor.Every, s.janitor.MinAge, s.janitor.Budget = time.Hour, time.Hour, 1<<40
+		disk := &pressedLog{Log: s.log, pressed: make(chan struct{}), wants: 1 << 40}
+		s.janitor.Log = disk
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); s.janitor.Run(ctx) }()
+		s.bucket.Away()
+		disk.pressed <- struct{}{}
+		began := time.Now()
+		disk.pressed <- struct{}{}
+		if waited := time.Since(began); waited < time.Second {
+			t.Errorf("after a round in vain the next one begins after %v", waited)
+		}
+		if len(s.log.Local()) == 1 {
+			t.Error("generations were dropped while the archive was away")
+		}
+		s.bucket.Set(noFaults)
+		disk.pressed <- struct{}{}
+		disk.pressed <- struct{}{} // the round before it is over
+		if left := len(s.log.Local()); left != 1 {
+			t.Errorf("%d generations are left; want 1", left)
+		}
+		cancel()
+		<-done
+		s.stop()
+	})
 }
 
 func flipEnd(b *buckettest.Memory, key string) {

@@ -30,6 +30,11 @@ type Log interface {
 	Archived() eventlog.Seq
 	// Drop removes the oldest local generation.
 	Drop(g *eventlog.Generation) error
+	// Pressed holds a value when the disk is nearly full and copies of archived
+	// generations can go.
+	Pressed() <-chan struct{}
+	// WantsRoom returns how many bytes should go from the disk then, else 0.
+	WantsRoom() (int64, error)
 }
 
 // Shipper makes closed generations visible in the archive, one at a time and

@@ -123,10 +123,13 @@ func (a *admission) fitsLocked(disk, backlog int64) error {
 }
 
 // fullLocked says whether a disk without room for so many more bytes gets some
-// by itself: the backlog drains, and other bodies that are coming in give back
-// what they take twice, or end without being stored.
+// by itself: the backlog drains, other bodies that are coming in give back what
+// they take twice, or end without being stored, and copies of what is archived
+// go.
 func (a *admission) fullLocked(disk, free, floor int64) error {
 	l := a.limits
+	l.refused = max(l.refused, disk)
+	l.pressLocked()
 	if l.backlog > 0 {
 		return fmt.Errorf("%w: %d bytes, and the disk of %s has %d bytes left, %d promised to bodies that are coming in, %d kept free",
 			ErrBacklog, l.backlog, l.dir, free, l.promised, floor)
@@ -134,6 +137,10 @@ func (a *admission) fullLocked(disk, free, floor int64) error {
 	if without := free + l.spooled - a.spooled; without-a.payload-a.spool-disk >= floor {
 		return fmt.Errorf("%w: the disk of %s has %d bytes left, all but %d promised to bodies that are coming in",
 			ErrBacklog, l.dir, free, floor)
+	}
+	if free-l.promised-disk+l.copies >= floor {
+		return fmt.Errorf("%w: the disk of %s has %d bytes left, %d kept free; %d bytes of copies of what is archived can go",
+			ErrBacklog, l.dir, free, floor, l.copies)
 	}
 	return fmt.Errorf("%w: %s has %d bytes left, %d kept free", ErrDiskFull, l.dir, free, floor)
 }

@@ -49,6 +49,8 @@ type limits struct {
 	room    int64     // owned by mu; free bytes then, less what was committed since
 	total   int64     // owned by mu; bytes of the disk
 	backlog int64     // owned by mu; bytes committed and not archived, payloads and events
+	copies  int64     // owned by mu; bytes of archived generations that may go
+	refused int64     // owned by mu; the largest body refused for want of disk since WantsRoom was asked
 	reading int       // owned by mu; bodies being received
 	// What is promised to bodies that are coming in or wait for their commit; see admission.
 	promised int64         // owned by mu; bytes of the disk, not yet written
@@ -57,6 +59,7 @@ type limits struct {
 	speed    float64       // owned by mu; upload bytes per second, 0 until measured
 	away     bool          // owned by mu; the bucket does not answer
 	pacer    *rate.Limiter // safe by itself
+	pressed  chan struct{} // holds one: archived copies should go, see pressLocked
 }
 
 func newLimits(l Limits, dir string) *limits {
@@ -69,7 +72,7 @@ func newLimits(l Limits, dir string) *limits {
 	if l.DrainTime == 0 {
 		l.DrainTime = 25 * time.Second
 	}
-	return &limits{Limits: l, dir: dir, free: diskFree, pacer: rate.NewLimiter(rate.Inf, 4*bufferSize)}
+	return &limits{Limits: l, dir: dir, free: diskFree, pacer: rate.NewLimiter(rate.Inf, 4*bufferSize), pressed: make(chan struct{}, 1)}
 }
 
 func diskFree(dir string) (free, total int64, err error) {
@@ -107,6 +110,9 @@ func (l *limits) committed(n int64) {
 	defer l.mu.Unlock()
 	l.backlog += n
 	l.room -= n // until the disk is asked again: a fast one writes much in that time
+	if floor := l.floor(l.total, false); l.total > 0 && l.room-l.promised < floor+floor/2 {
+		l.pressLocked()
+	}
 	l.repaceLocked()
 }
 

@@ -29,6 +29,7 @@ func TestTheLogRefusesWhatItCannotTake(t *testing.T) {
 		free    int64
 		limits  Limits
 		backlog int64
+		copies  int64
 		size    int64
 		urgent  bool
 		want    error
@@ -41,6 +42,9 @@ func TestTheLogRefusesWhatItCannotTake(t *testing.T) {
 		{name: "the disk is full and something drains", free: 2*gib - 1, backlog: 1, want: ErrBacklog},
 		{name: "the disk is full and nothing drains", free: 2*gib - 1, want: ErrDiskFull},
 		{name: "the disk would be full then", free: 3 * gib, size: gib + 1, want: ErrDiskFull},
+		{name: "the disk is full of copies of what is archived", free: 2*gib - 1, copies: gib, size: gib - 1, want: ErrBacklog},
+		{name: "the disk would be full without the copies, too", free: 2*gib - 1, copies: gib, size: gib, want: ErrDiskFull},
+		{name: "an urgent event, the reserve used up, and there are copies", free: 2*gib - urgentReserve - 1, copies: 1, urgent: true, want: ErrBacklog},
 		{name: "an urgent event under the floor", free: 2*gib - 1, urgent: true},
 		{name: "an urgent event, the reserve used up", free: 2*gib - urgentReserve - 1, urgent: true, want: ErrDiskFull},
 		{name: "a floor of one's own", free: gib, limits: Limits{DiskFloor: gib / 2}, size: gib / 4},
@@ -49,6 +53,7 @@ func TestTheLogRefusesWhatItCannotTake(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := limitsOn(tt.free, 1000*gib, tt.limits)
 			l.committed(tt.backlog)
+			l.keepCopies(tt.copies, false)
 			if _, err := l.admit(tt.size, tt.urgent); !errors.Is(err, tt.want) {
 				t.Errorf("it says %v, want %v", err, tt.want)
 			}

@@ -59,7 +59,9 @@ func (l *Log) MarkArchived(g *Generation, d time.Duration) {
 		l.archived = last
 		l.changedLocked()
 	}
+	copies := l.copiesLocked()
 	l.mu.Unlock()
+	l.limits.keepCopies(copies, false)
 	l.nudge() // the next cut may have waited for this
 }
 
@@ -86,8 +88,11 @@ func (l *Log) Drop(g *Generation) error {
 		return errors.New("dropping " + g.String() + ": only the oldest local generation may go, and only when it is archived")
 	}
 	l.gens = slices.Delete(slices.Clone(l.gens), 0, 1)
+	copies := l.copiesLocked()
 	l.mu.Unlock()
-	return g.remove()
+	err := g.remove()
+	l.limits.keepCopies(copies, true)
+	return err
 }
 
 // OpenPayload returns the payload file of a local generation, false when it

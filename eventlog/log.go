@@ -97,6 +97,7 @@ func Open(opts Options) (*Log, error) {
 	}
 	now := time.Now()
 	l.clock.note(opts.Last, opts.Wall(now).UnixNano(), now)
+	limits.copies = l.copiesLocked() // nobody else is there yet
 	l.done.Add(4)
 	go l.runPreparer()
 	go l.runCloser()

@@ -7,6 +7,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,5 +135,42 @@ func TestAServerWhoseViewsDiskIsFullServesReadsUntilThereIsRoom(t *testing.T) {
 		d.wants(200, "GET", path, nil)
 	}
 	d.store("locks", []byte("another lock"))
+	s.endsCleanly()
+}
+
+// A state directory on a small disk takes more than the disk holds: what is
+// archived already goes from there, long before its ten minutes are over.
+func TestAServerOnASmallDiskTakesMoreThanTheDiskHolds(t *testing.T) {
+	t.Parallel()
+	w := initialised(t)
+	s := w.newServer("a")
+	s.wrap = ownMounts(t, `
+		cp -a "$0" "$0.was"
+		mount -t tmpfs -o size=256m tmpfs "$0"
+		cp -a "$0.was/." "$0"
+		exec "$@"`, w.path("a"))
+	s.start()
+	d := s.door("alice", "laptop")
+	d.create()
+	d.store("locks", []byte("a lock"))
+	block := make([]byte, 4<<20)
+	for n := range 80 {
+		binary.LittleEndian.PutUint64(block, uint64(n))
+		eventually(t, "the server takes the block", func() error {
+			a := d.do("POST", named("data", block), block)
+			switch a.status {
+			case 200:
+				return nil
+			case 503:
+				return fmt.Errorf("block %d: %s", n, a.body)
+			}
+			t.Fatalf("block %d: %d %s", n, a.status, a.body)
+			return nil
+		})
+	}
+	for n := range 80 {
+		binary.LittleEndian.PutUint64(block, uint64(n))
+		d.wants(200, "GET", named("data", block), nil)
+	}
 	s.endsCleanly()
 }

@@ -174,3 +174,24 @@ func TestOfAStateDirectoryAndItsCopyOnlyOneServes(t *testing.T) {
 	copied.endsCleanly()
 	w.sameAsRecovered("copy")
 }
+
+func TestAWALThatIsGoneAfterAKillIsALossThatIsSaid(t *testing.T) {
+	t.Parallel()
+	w := initialised(t)
+	s := w.serve("a")
+	d := s.door("alice", "laptop")
+	d.create()
+	d.store("locks", []byte("a session"))
+	d.store("data", []byte("archived"))
+	s.awaitArchived()
+	s.kill()
+	must(t, os.RemoveAll(w.path("a", "wal")))
+	must(t, os.RemoveAll(w.path("a", "views"))) // else they may know of more, and the start refuses
+	s.start()
+	status := s.status()
+	if !status.Lossy || !strings.Contains(status.LossyReason, "lost or empty") || len(status.Barred) != 1 {
+		t.Errorf("lossy %v, because %q, barred %v", status.Lossy, status.LossyReason, status.Barred)
+	}
+	s.endsCleanly()
+	w.sameAsRecovered("a")
+}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/strandline-project/strandline/internal/testkit"
@@ -147,4 +148,73 @@ func (s *server) scrapes(line string) error {
 		err = fmt.Errorf("the metrics lack %q", line)
 	}
 	return err
+}
+
+func isPut(r testkit.Request) bool { return r.Op == testkit.Put }
+
+// takenOver is a log whose first server was killed while its puts were on their
+// way, and whose second one, of the directory b, has archived events since.
+func takenOver(t *testing.T) (w *world, b *server, late *testkit.Late, ignores *atomic.Bool) {
+	t.Helper()
+	w, proxy := proxied(t, testkit.MinIO(t))
+	late, ignores = new(testkit.Late), new(atomic.Bool)
+	w.init()
+	a := w.serve("a")
+	d := a.door("alice", "laptop")
+	d.create()
+	d.store("locks", []byte("a lock"))
+	a.awaitArchived()
+	held := proxy.Add(testkit.Rule{When: testkit.On(testkit.Put, "log/"), Do: late.Fault})
+	overlooked := testkit.Rule{Do: testkit.IgnoreCondition, When: func(r testkit.Request) bool { return ignores.Load() && isPut(r) }}
+	proxy.Add(overlooked) // those that land late, too
+	d.store("data", []byte("of the first server, never archived"))
+	eventually(t, "a put is on its way", func() error {
+		if held.Count() == 0 {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+	a.kill()
+	proxy.Clear()
+	proxy.Add(overlooked)
+	w.recover("b", 0)
+	b = w.serve("b", "--take-over", "--checkpoint-every", "1h")
+	b.flags = nil
+	e := b.door("bob", "phone")
+	e.create()
+	e.store("data", []byte("of the second server"))
+	b.awaitArchived()
+	return w, b, late, ignores
+}
+
+func TestALatePutOfAFencedServerChangesNothing(t *testing.T) {
+	t.Parallel()
+	w, b, late, _ := takenOver(t)
+	for _, status := range late.Land() {
+		if status != http.StatusPreconditionFailed {
+			t.Errorf("a late put is answered with %d", status)
+		}
+	}
+	b.endsCleanly()
+	w.recover("c", 0, "--full")
+	w.compare("equal", w.path("b"), w.path("c"))
+}
+
+// Where the condition is overlooked, a late put replaces an object that was
+// archived, of the server that took over. No start, no recovery and no drill
+// takes what is there for history.
+func TestAnObjectThatALatePutHasReplacedIsNoHistory(t *testing.T) {
+	t.Parallel()
+	w, b, late, ignores := takenOver(t)
+	ignores.Store(true)
+	for _, status := range late.Land() {
+		if status != http.StatusOK {
+			t.Errorf("a late put is answered with %d", status)
+		}
+	}
+	b.kill()
+	ignores.Store(false)
+	b.refusesToStart(5, "it was replaced")
+	w.refused(5, nil, "recover", "--data", w.path("c"), "--archive", w.archive, "--full")
+	w.refused(5, nil, "drill", "--archive", w.archive, "--full")
 }

@@ -73,7 +73,7 @@ var ofTheArchiver = []mutant{
 		file: "archiver/walk.go",
 		cut:  "if err := r.byName(ctx, ordinal-1); err",
 		put:  "if err := r.byName(ctx, r.next-1); err",
-		in:   "archiver", tests: "TestWhatOneListLacksIsAskedForByName",
+		in:   "archiver", tests: "TestAListThatKeepsLackingWhatIsThereIsRefused",
 	},
 	{
 		name: "end-of-the-list-believed", why: "a recovery from a list that ends early ends early, and says that it is done",

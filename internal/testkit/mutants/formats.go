@@ -58,13 +58,13 @@ var ofFormats = []mutant{
 		file: "eventlog/closed.go",
 		cut:  "if *found != *want || found.ClosedAt",
 		put:  "if found.LogID != want.LogID || found.ClosedAt",
-		in:   "eventlog", tests: "TestABlockWithoutItsFrameIsCutWhateverItPosesAs TestAGenerationThatDoesNotStateThatItIsClosedIsReadByItsFrames",
+		in:   "eventlog", tests: "TestAnEndThatSaysOtherThanTheFramesIsNone",
 	},
 	{
 		name: "footer-believed-against-its-frames", why: "the same",
 		file: "eventlog/closed.go",
 		cut:  "if !bytes.Equal(a.Raw, b.Raw) || a",
 		put:  "if a",
-		in:   "eventlog", tests: "TestABlockWithoutItsFrameIsCutWhateverItPosesAs TestAGenerationThatDoesNotStateThatItIsClosedIsReadByItsFrames",
+		in:   "eventlog", tests: "TestAnEndThatSaysOtherThanTheFramesIsNone",
 	},
 }

@@ -44,6 +44,10 @@ const (
 	enough        = time.Minute
 )
 
+// errUnlike says that the archive's file is not the one that the manifest names:
+// it is absent, too short, or of other content.
+var errUnlike = fmt.Errorf("%w: a file is not what its manifest says", recovery.ErrUnfit)
+
 // run makes all files, each whole and synced or not under its name.
 func (d *download) run(ctx context.Context) error {
 	for i := range d.views {
@@ -102,7 +106,8 @@ func (d *download) file(ctx context.Context, f File, path string) error {
 		d.Progress.Add(f.Size)
 		return nil
 	} // absent, cut short, or not what it was: it is made anew
-	if err := d.transfer(ctx, f, path+partSuffix); err != nil {
+	err := archiver.AskAgain(ctx, wrongAnswer, func() error { return d.transfer(ctx, f, path+partSuffix) })
+	if err != nil {
 		return fmt.Errorf("restore %s: %w", path, err)
 	}
 	// The commit point of a file: a crash before it leaves a part, which is
@@ -121,11 +126,16 @@ func (d *download) transfer(ctx context.Context, f File, part string) (err error
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	t := &transfer{download: d, file: f, hash: sha256.New(), out: out}
+	defer func() {
+		if err != nil {
+			d.Progress.Add(-t.done) // it counts once it is whole
+		}
+	}()
 	if err := t.run(ctx); err != nil {
 		return err
 	}
 	if sum := Hash(t.hash.Sum(nil)); sum != f.SHA256 {
-		return fmt.Errorf("%w: %s of %v has other content than its name says (%s)", recovery.ErrUnfit, fileKey(f.SHA256), d.Archive.Bucket(), sum)
+		return fmt.Errorf("%w: %s of %v has other content than its name says (%s)", errUnlike, fileKey(f.SHA256), d.Archive.Bucket(), sum)
 	}
 	return out.Sync()
 }
@@ -203,7 +213,7 @@ func (t *transfer) read(ctx context.Context) (err error) {
 		if _, there := t.Archive.Stat(ctx, key); !errors.Is(there, archiver.ErrNotFound) {
 			return errors.Join(errors.New("it was not there, and then it was, or cannot be asked for"), err, there)
 		}
-		return fmt.Errorf("%w: %w", recovery.ErrUnfit, err)
+		return fmt.Errorf("%w: %w", errUnlike, err)
 	}
 	if err != nil {
 		return err
@@ -215,7 +225,7 @@ func (t *transfer) read(ctx context.Context) (err error) {
 		return err
 	}
 	if t.done < t.file.Size {
-		return fmt.Errorf("%w: %s of %v ends after %d of %d bytes", recovery.ErrUnfit, key, t.Archive.Bucket(), t.done, t.file.Size)
+		return fmt.Errorf("%w: %s of %v ends after %d of %d bytes", errUnlike, key, t.Archive.Bucket(), t.done, t.file.Size)
 	}
 	return nil
 }

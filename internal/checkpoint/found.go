@@ -67,29 +67,34 @@ func readAll(ctx context.Context, archive *archiver.Archive, known ...eventlog.S
 	return slices.DeleteFunc(all, func(f found) bool { return errors.Is(f.err, archiver.ErrNotFound) }), nil
 }
 
-// read reads the manifest of the checkpoint as of seq. One that is damaged is
-// read twice: a transfer may have been.
-func read(ctx context.Context, archive *archiver.Archive, seq eventlog.Seq) (*Manifest, error) {
-	var before []byte
-	for {
-		text, err := archive.Read(ctx, manifestKey(seq), maxManifest+1)
-		if err != nil {
-			return nil, err
+// read reads the manifest of the checkpoint as of seq. One that is absent or
+// damaged is asked for again; errManifest is one that is the same damaged bytes
+// at last, because whoever knows that removes it.
+func read(ctx context.Context, archive *archiver.Archive, seq eventlog.Seq) (m *Manifest, err error) {
+	var text, before []byte
+	err = archiver.AskAgain(ctx, wrongAnswer, func() error {
+		before = text
+		if text, err = archive.Read(ctx, manifestKey(seq), maxManifest+1); err != nil {
+			return err
 		}
-		m, err := decode(text)
-		if err == nil {
+		if m, err = decode(text); err == nil {
 			err = m.belongs(archive.LogID(), seq)
 		}
-		switch {
-		case err == nil:
-			return m, nil
-		case errors.Is(err, errLater) || before != nil && bytes.Equal(before, text):
-			return nil, fmt.Errorf("%s of %v: %w", manifestKey(seq), archive.Bucket(), err)
-		case before != nil:
-			return nil, fmt.Errorf("%s of %v reads differently each time", manifestKey(seq), archive.Bucket())
-		}
-		before = append([]byte{}, text...)
+		return err
+	})
+	switch {
+	case err == nil:
+		return m, nil
+	case errors.Is(err, errManifest) && !bytes.Equal(text, before):
+		return nil, fmt.Errorf("%s of %v reads differently each time", manifestKey(seq), archive.Bucket())
 	}
+	return nil, fmt.Errorf("%s of %v: %w", manifestKey(seq), archive.Bucket(), err)
+}
+
+// wrongAnswer reports whether err is of an answer that a whole checkpoint, which
+// was listed, does not give.
+func wrongAnswer(err error) bool {
+	return errors.Is(err, archiver.ErrNotFound) || errors.Is(err, errManifest) || errors.Is(err, errUnlike)
 }
 
 // belongs checks that m is what its key says, in this log's archive.

@@ -71,6 +71,9 @@ func workAsChild(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return usagef("%s is started by a server that drills: write strandline drill", childCommand)
 	}
+	if err := firstToGo(); err != nil {
+		fmt.Fprintf(os.Stderr, "strandline: %v\n", err) // the server tells it should this process be killed
+	}
 	work := &drillWork{log: slog.New(slog.DiscardHandler)} // the server logs what comes of it
 	if err := json.Unmarshal(line, &work.drillRequest); err != nil {
 		return fmt.Errorf("read what to drill: %w", err)

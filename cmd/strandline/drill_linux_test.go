@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -92,6 +94,44 @@ func awaitState(t *testing.T, pid int, enough func(inARow int) bool) {
 			t.Fatal("the process was never seen so")
 		}
 	}
+}
+
+// The kernel takes the drill's process before the server, which is not changed.
+func TestADrillsProcessIsTheFirstThatTheKernelKillsForMemory(t *testing.T) {
+	score := func(pid int) string {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	ours := score(os.Getpid())
+	program, err := ownProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.CommandContext(t.Context(), program)
+	child.Args = []string{"strandline", childCommand}
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(in, `{"archive":"dir:/no/such/archive"}`); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n') // it is there until it is waited for
+	if err != nil || score(child.Process.Pid) != "1000" || score(os.Getpid()) != ours {
+		t.Errorf("the child %s, this process %s; it said %q, %v", score(child.Process.Pid), score(os.Getpid()), line, err)
+	}
+	_ = in.Close()
+	_ = child.Wait() // with the error of an archive that is not there
 }
 
 func TestTrafficIsThereWhileAndShortlyAfterAClientIsServed(t *testing.T) {

@@ -22,6 +22,10 @@ func ownProgram() (string, error) {
 	return program, nil
 }
 
+// firstToGo does nothing: what a kernel kills when memory is short is not for
+// the process to say.
+func firstToGo() error { return nil }
+
 // runLow runs cmd at the lowest priority of the processor; that of the disk
 // follows it on the systems that have one. The end of its standard input tells
 // the child that this process has gone, which it would not hear while it stood

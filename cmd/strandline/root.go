@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/strandline-project/strandline/internal/memory"
 )
 
 // globals are the flags that every command has.
@@ -63,7 +65,11 @@ Settings come from flags, then STRANDLINE_... variables, then the --config file.
 	}
 	root.PersistentFlags().BoolVar(&g.json, "json", false, "print JSON for machines")
 	root.PersistentFlags().Var(&levelValue{&g.logLevel}, "log-level", "debug, info, warn or error")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error { g.setupLogging(os.Stderr); return nil }
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		g.setupLogging(os.Stderr)
+		followCgroup()
+		return nil
+	}
 	root.SetFlagErrorFunc(explainFlag)
 	for _, add := range commands {
 		root.AddCommand(add(g))
@@ -71,6 +77,17 @@ Settings come from flags, then STRANDLINE_... variables, then the --config file.
 	root.AddCommand(newExitCodes())
 	refuseStrayArguments(root)
 	return root
+}
+
+// followCgroup bounds the heap by what the cgroup may have of memory.
+func followCgroup() {
+	limit, err := memory.FollowCgroup()
+	if err != nil {
+		slog.Warn("the heap is not bounded by the cgroup's limit of memory; set GOMEMLIMIT to nine tenths of it", "err", err)
+	}
+	if limit > 0 {
+		slog.Debug("the heap is bounded by the cgroup's limit of memory", "GOMEMLIMIT", limit)
+	}
 }
 
 // setupLogging makes slog write to w: text for a person at a terminal, JSON

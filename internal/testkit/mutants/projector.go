@@ -98,7 +98,7 @@ var ofTheProjector = []mutant{
 		file: "projector/machine.go",
 		cut:  `	if err := ownSeq("machine", e.Machine, e.Seq); err != nil {`,
 		put:  `	if err := ownSeq("machine", e.Machine, e.Seq); err != nil && e.Machine > e.Seq {`,
-		in:   "projector", tests: "TestReownedByRegisteringAgainIsRefusedAndExplained",
+		in:   "projector", tests: "TestSeatbelts",
 	},
 	{
 		name: "bar-not-kept", why: "a client goes on with a session that lost data",

@@ -88,11 +88,29 @@ func (l *Log) Drop(g *Generation) error {
 		return errors.New("dropping " + g.String() + ": only the oldest local generation may go, and only when it is archived")
 	}
 	l.gens = slices.Delete(slices.Clone(l.gens), 0, 1)
+	l.doomed = append(l.doomed, g)
+	doomed := l.doomed
+	l.doomed = nil
 	copies := l.copiesLocked()
 	l.mu.Unlock()
-	err := g.remove()
+	err := l.removeAll(doomed)
 	l.limits.keepCopies(copies, true)
 	return err
+}
+
+// removeAll removes the directories of dropped generations. One that cannot be
+// removed now is tried again with the next, or else by the next start.
+func (l *Log) removeAll(doomed []*Generation) error {
+	var errs []error
+	for _, g := range doomed {
+		if err := g.remove(); err != nil {
+			errs = append(errs, err)
+			l.mu.Lock()
+			l.doomed = append(l.doomed, g)
+			l.mu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // OpenPayload returns the payload file of a local generation, false when it

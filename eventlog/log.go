@@ -22,7 +22,8 @@
 //   - What an earlier process wrote is never opened for writing, and never
 //     counts as durable before it was written or synced again by this one.
 //   - After any error of a write or sync the log is poisoned: no later append
-//     succeeds, because what the disk holds is not known.
+//     succeeds, because what the disk holds is not known. An error before
+//     anything of an event was written refuses that event, and no more.
 //   - A payload file has no holes and no bytes of refused bodies.
 package eventlog
 
@@ -32,6 +33,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/strandline-project/strandline/internal/durable"
@@ -64,11 +66,14 @@ type Log struct {
 	closeTook time.Duration // owned by mu; the last close
 	ended     bool          // owned by mu; no generation will be closed any more
 	leftover  error         // owned by mu; why a prepared generation is still there
+	doomed    []*Generation // owned by mu; dropped, and their directories are still to be removed
 
 	toClose  chan *openGeneration // committer to closer
 	prepared chan prepared        // preparer to writer
-	stop     chan struct{}        // closed when the writer ends: the preparer ends too
-	done     sync.WaitGroup
+	// unprepared is why the next generation cannot be prepared; nil while it can.
+	unprepared atomic.Pointer[error]
+	stop       chan struct{} // closed when the writer ends: the preparer ends too
+	done       sync.WaitGroup
 }
 
 // Open starts a log after Last. It writes only new generations; those of
@@ -281,7 +286,11 @@ func (l *Log) fail(err error) {
 	l.nudge()
 }
 
+// poison stops the log after a failed write or sync.
 func (l *Log) poison(err error) {
+	if !errors.Is(l.Err(), ErrPoisoned) {
+		l.opts.Logger.Error("the log is poisoned: a write or sync failed, and nobody knows what the disk holds; look at the disk, then start the server again", "error", err)
+	}
 	l.fail(fmt.Errorf("%w: %w", ErrPoisoned, err))
 }
 

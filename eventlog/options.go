@@ -5,6 +5,7 @@ package eventlog
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -38,7 +39,8 @@ type Options struct {
 	History     History       // what Local does not hold
 	Rules       Rules
 	Limits      Limits
-	Observer    Observer // may be nil
+	Observer    Observer     // may be nil
+	Logger      *slog.Logger // nil: slog.Default()
 	// Wall is what the wall clock shows at a moment: the time of an event that
 	// is taken then. nil: that moment's.
 	Wall func(time.Time) time.Time
@@ -72,6 +74,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Observer == nil {
 		o.Observer = silent{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
 	}
 }
 

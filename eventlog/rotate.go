@@ -8,7 +8,7 @@ import (
 )
 
 // This file turns one generation into the next: when the open one is cut, who
-// prepares the next directory, who closes the last.
+// closes the last. The next directory is prepare.go's.
 
 func (w *writer) full() bool {
 	if w.gen == nil {
@@ -48,14 +48,19 @@ func (l *Log) wantsCleanEnd() bool {
 	return l.cleanEnd && l.err == nil
 }
 
-// ensureGeneration takes the prepared generation when there is none open.
+// ensureGeneration takes the prepared generation when there is none open. Its
+// error is for the events that wait now: nothing of them was written, and those
+// that come later may fare better.
 func (w *writer) ensureGeneration() error {
 	if w.gen != nil {
 		return nil
 	}
 	p := <-w.l.prepared
+	if p.err != nil { // of a try ahead of the need; this is the need
+		p = <-w.l.prepared
+	}
 	if p.err != nil {
-		return p.err
+		return w.l.notNow(p.err)
 	}
 	w.gen, w.events, w.frames = p.gen, 0, 0
 	w.gen.expect(w.expected)
@@ -70,42 +75,6 @@ func (w *writer) cut() {
 	w.l.mu.Unlock()
 	w.out.put(&part{gen: w.gen, ends: true})
 	w.gen, w.expected = nil, w.events
-}
-
-// prepared is a generation whose directory is ready.
-type prepared struct {
-	gen *openGeneration
-	err error
-}
-
-// runPreparer makes the next generation's directory ahead of its need, until
-// one cannot be made or the writer ends.
-func (l *Log) runPreparer() {
-	defer l.done.Done()
-	head := l.opts.Head
-	for head.Ordinal = l.opts.NextOrdinal; ; head.Ordinal++ {
-		gen, err := newGeneration(l.opts.Dir, head, 0, l.opts.files)
-		select {
-		case l.prepared <- prepared{gen, err}:
-			if err != nil {
-				return
-			}
-		case <-l.stop:
-			if err == nil {
-				l.discard(gen)
-			}
-			return
-		}
-	}
-}
-
-// discard removes a prepared generation that nobody took. Should it stay, the
-// next start removes it.
-func (l *Log) discard(gen *openGeneration) {
-	err := errors.Join(gen.abandon(), gen.remove())
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.leftover = errors.Join(l.leftover, err)
 }
 
 // runCloser closes generations in order, behind the committer's back. It

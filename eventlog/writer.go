@@ -183,7 +183,8 @@ func (w *writer) write(waiting []*Pending) (rest []*Pending, err error) {
 			return nil, nil
 		}
 		if err := w.ensureGeneration(); err != nil {
-			return waiting, err
+			resolveRest(waiting, err)
+			return nil, nil
 		}
 		taken, err := w.writePart(waiting)
 		if err != nil {

@@ -34,6 +34,8 @@ type RecorderLog interface {
 	Append(ev eventlog.Event, body *eventlog.Body) *eventlog.Pending
 	Committed() (eventlog.Seq, int64)
 	WaitCommitted(ctx context.Context, after eventlog.Seq) error
+	// Err returns why nothing can be written any more, nil while it can.
+	Err() error
 }
 
 var _ RecorderLog = (*eventlog.Log)(nil)
@@ -142,9 +144,30 @@ func (r *Recorder) run(ctx context.Context) error {
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("waiting for events to record: %w", err)
 		}
-		if err := r.recordPrevious(); err != nil {
+		err = r.recordPrevious()
+		if err != nil && r.log.Err() != nil {
 			return err
 		}
+		if err != nil {
+			r.logger.Warn("the views' digests were not recorded; trying again", "pause", recordPause, "err", err)
+			if err := r.sleep(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// recordPause is how long a record that could not be written rests.
+const recordPause = 30 * time.Second
+
+func (r *Recorder) sleep(ctx context.Context) error {
+	timer := r.clock.NewTimer(recordPause)
+	defer timer.Stop()
+	select {
+	case <-timer.Chan():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

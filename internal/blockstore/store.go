@@ -219,5 +219,11 @@ func (s *Store) refused(err error) error {
 	if s.opts.Log.Err() != nil {
 		return s.haltedBy()
 	}
+	switch {
+	case errors.Is(err, eventlog.ErrDiskFull):
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	case errors.Is(err, eventlog.ErrNotNow):
+		return &Unavailable{Reason: "the server can store nothing now: nothing was stored, a retry may succeed", RetryAfter: retrySoon, Err: err}
+	}
 	return fmt.Errorf("the log refused it: %w", err)
 }

@@ -24,6 +24,10 @@ var ErrDifferent = errors.New("an object of that name with other content exists"
 // the time of one start: it is read-only, full, or the right to put is missing.
 var ErrNotTaken = errors.New("the archive takes no objects now: it is read-only or full, or the right to put is missing")
 
+// errBody marks what is wrong with the bytes to be put, and says nothing of the
+// bucket.
+var errBody = errors.New("the bytes to put cannot be read")
+
 // BytesBody returns b as the body of an object to be. b must not change until
 // it is put.
 func BytesBody(b []byte) Body {
@@ -50,7 +54,15 @@ func (b Body) check() error {
 		size = info.Size()
 	}
 	if size != b.Size {
-		return fmt.Errorf("%d bytes to put, but %d there", b.Size, size)
+		return fmt.Errorf("%w: %d bytes to put, but %d there", eventlog.ErrDamaged, b.Size, size)
+	}
+	return nil
+}
+
+// unreadable says why the bytes of body cannot be had now, nil when they can.
+func unreadable(body Body) error {
+	if err := body.check(); err != nil {
+		return fmt.Errorf("%w: %w", errBody, err)
 	}
 	return nil
 }
@@ -67,7 +79,7 @@ func PutEqual(ctx context.Context, bucket Bucket, key string, body Body) error {
 // putEqual is PutEqual for at most limit (0: until ctx ends); after it, what is
 // still not known is ErrNotTaken. failed hears of each try that failed.
 func putEqual(ctx context.Context, bucket Bucket, key string, body Body, limit time.Duration, failed func(error)) error {
-	if err := body.check(); err != nil {
+	if err := unreadable(body); err != nil {
 		return fmt.Errorf("put %s into %v: %w", key, bucket, err)
 	}
 	var certain *backoff.PermanentError
@@ -78,8 +90,13 @@ func putEqual(ctx context.Context, bucket Bucket, key string, body Body, limit t
 		if errors.Is(err, ErrExists) {
 			err = readBack(ctx, bucket, key, body)
 		}
-		if errors.Is(err, ErrUnsupported) {
+		switch {
+		case errors.Is(err, ErrUnsupported):
 			err = permanent(err)
+		case err != nil:
+			if cause := unreadable(body); cause != nil { // it is not the bucket that failed
+				err = permanent(fmt.Errorf("%w; %w", cause, err))
+			}
 		}
 		if err != nil && !errors.As(err, &certain) {
 			failed(err)
@@ -113,7 +130,7 @@ func readBack(ctx context.Context, bucket Bucket, key string, body Body) (err er
 	defer func() { err = errors.Join(err, got.Close()) }()
 	want, err := body.Open()
 	if err != nil {
-		return permanent(err)
+		return permanent(fmt.Errorf("%w: %w", errBody, err))
 	}
 	defer func() { err = errors.Join(err, want.Close()) }()
 	return compare(got, want, body.Size)
@@ -135,7 +152,7 @@ func compare(got, want io.Reader, size int64) error {
 	for size > 0 {
 		n := min(size, compareStep)
 		if _, err := io.ReadFull(want, b[:n]); err != nil {
-			return permanent(fmt.Errorf("read the body to compare: %w", err))
+			return permanent(fmt.Errorf("%w: %w", errBody, err))
 		}
 		if _, err := io.ReadFull(got, a[:n]); err != nil {
 			return fmt.Errorf("read back: %w", err)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -62,6 +64,8 @@ type Shipper struct {
 	said        string    // owned by mu; why the bucket does not answer, as it was logged last
 	lastErr     error     // owned by mu; of the last try, nil after a success
 	since       time.Time // owned by mu; when the bucket stopped answering
+	bodyErr     error     // owned by mu; why a generation here cannot be read, nil while it can
+	bodySince   time.Time // owned by mu; since when
 	last        time.Time // owned by mu; when the last object was archived
 	lastOrdinal uint64    // owned by mu; its ordinal
 }
@@ -138,21 +142,10 @@ func (s *Shipper) next(ctx context.Context, after uint64) (*eventlog.Generation,
 // ship puts one object and, when the archive is still ours after that, moves
 // the watermark.
 func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
-	body, err := bodyOf(g)
+	began, err := s.put(ctx, g)
 	var rot *eventlog.Rot
 	if errors.As(err, &rot) {
 		return s.Dir.remember(rot, err)
-	}
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	key := Shipped(g.Ordinal).Key()
-	// A crash after the object became visible and before the watermark moved is
-	// no loss: the next start finds equal bytes there.
-	err = PutEqual(ctx, noting{s.Archive.Bucket(), s}, key, body)
-	if errors.Is(err, ErrDifferent) {
-		return fmt.Errorf("%w: %s of %v holds other events than ours", ErrFenced, key, s.Archive.Bucket())
 	}
 	if err != nil {
 		return err
@@ -172,6 +165,59 @@ func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
 		s.Archived(g.Ordinal)
 	}
 	return nil
+}
+
+// put puts g's object, and returns when the try that succeeded began. While this
+// machine cannot read g's file, for want of descriptors or a permission, it tries
+// again: that passes. A file that is gone or damaged does not come back.
+func (s *Shipper) put(ctx context.Context, g *eventlog.Generation) (began time.Time, err error) {
+	key := Shipped(g.Ordinal).Key()
+	err = retry(ctx, 0, func() error {
+		began = time.Now()
+		body, err := bodyOf(g)
+		if err == nil {
+			// A crash after the object became visible and before the watermark moved is
+			// no loss: the next start finds equal bytes there.
+			err = PutEqual(ctx, noting{s.Archive.Bucket(), s}, key, body)
+		} else {
+			err = fmt.Errorf("%w: %w", errBody, err)
+		}
+		hindered := errors.Is(err, errBody) && !isLost(err)
+		s.noteBody(g, hindered, err)
+		if err != nil && !hindered {
+			return permanent(err)
+		}
+		return err
+	})
+	if errors.Is(err, ErrDifferent) {
+		return began, fmt.Errorf("%w: %s of %v holds other events than ours", ErrFenced, key, s.Archive.Bucket())
+	}
+	return began, err
+}
+
+// isLost says that a file is not there any more as it was written.
+func isLost(err error) bool {
+	return errors.Is(err, eventlog.ErrDamaged) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// noteBody remembers whether this machine can read what it ships.
+func (s *Shipper) noteBody(g *eventlog.Generation, hindered bool, err error) {
+	s.mu.Lock()
+	before := s.bodyErr
+	s.bodyErr = nil
+	if hindered {
+		s.bodyErr = err
+		if before == nil {
+			s.bodySince = time.Now()
+		}
+	}
+	s.mu.Unlock()
+	switch {
+	case hindered && before == nil:
+		s.Logger.Error("a generation cannot be read now, and waits to be shipped; trying again", "generation", g.String(), "error", err)
+	case !hindered && before != nil:
+		s.Logger.Info("the generation can be read again", "generation", g.String())
+	}
 }
 
 // confirm returns nil when no later epoch was claimed at a moment after the
@@ -245,11 +291,14 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// Away returns why and since when the archive does not answer, nil while it
-// does.
+// Away returns why and since when nothing is shipped, because the archive does
+// not answer or this machine cannot read what is to be shipped; nil otherwise.
 func (s *Shipper) Away() (why error, since time.Time) { //nolint:revive // the error is the answer here
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.bodyErr != nil {
+		return s.bodyErr, s.bodySince
+	}
 	return s.lastErr, s.since
 }
 

@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -199,5 +202,79 @@ func TestAGenerationThatRottedIsNotShippedAndRemembered(t *testing.T) {
 			t.Errorf("the refused start put something: %q, before %q", w.bucket.Keys(), before)
 		}
 		w.archive()
+	})
+}
+
+// notToBeOpened puts a file that even root cannot open in the place of a payload,
+// until the function returned is called.
+func (w *world) notToBeOpened(path string) (restore func()) {
+	w.must(os.Rename(path, path+".away"))
+	w.must(os.Symlink(path, path))
+	return func() {
+		w.must(os.Remove(path))
+		w.must(os.Rename(path+".away", path))
+	}
+}
+
+// A file that cannot be opened for a while is shipped after it.
+func TestAPayloadThatCannotBeOpenedForAWhileIsShippedLater(t *testing.T) {
+	t.Run("written by this process", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			s := w.first()
+			s.mustStart(false)
+			s.wait()
+			s.bucket.Away()
+			s.store("a block")
+			time.Sleep(time.Minute)
+			gens := s.log.Local()
+			s.shippedOnceOpened(gens[len(gens)-1].Path())
+		})
+	})
+	t.Run("written by an earlier one, and not summed yet", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			s := killed(w)
+			gens := s.generations()
+			s.bucket.Set(failing(buckettest.Put, archiver.LogPrefix))
+			s.mustStart(false)
+			s.shippedOnceOpened(gens[len(gens)-3] + "/payload")
+		})
+	})
+}
+
+// shippedOnceOpened lets the bucket answer while the file, which waits to be
+// shipped, cannot be opened.
+func (s *server) shippedOnceOpened(path string) {
+	s.w.t.Helper()
+	restore := s.w.notToBeOpened(path)
+	s.bucket.Set(noFaults)
+	time.Sleep(10 * time.Minute)
+	if err := s.log.Err(); err != nil {
+		s.w.t.Fatalf("the log stopped: %v", err)
+	}
+	if err, _ := s.shipper.Away(); !errors.Is(err, syscall.ELOOP) {
+		s.w.t.Fatalf("why nothing is shipped is said to be %v", err)
+	}
+	restore()
+	s.wait()
+	if err, _ := s.shipper.Away(); err != nil {
+		s.w.t.Fatalf("the file is back, and nothing is shipped because of %v", err)
+	}
+	s.stop()
+}
+
+// What is gone does not come back: shipping ends, and says what is missing.
+func TestAPayloadThatIsGoneEndsTheShipping(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := w.first()
+		s.mustStart(false)
+		s.wait()
+		s.bucket.Away()
+		s.store("a block")
+		time.Sleep(time.Minute)
+		gens := s.log.Local()
+		w.must(os.Remove(gens[len(gens)-1].Path()))
+		s.bucket.Set(noFaults)
+		<-s.ended
+		expectError(t, s.shipErr, fs.ErrNotExist)
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/durable"
 )
 
 // Runner moves one view forward and tells who waits how far it is. A view
@@ -36,7 +37,8 @@ const (
 	// lookAnyway is how long a live view relies on being woken.
 	lookAnyway = 50 * time.Millisecond
 	// sourceTries is how many failed readings in a row, with growing pauses
-	// up to sourcePause, a live view takes before it stops: about 20 s.
+	// up to sourcePause, a live view takes before it stops: about 20 s. What may
+	// pass (no descriptors, no room) it outlasts.
 	sourceTries = 12
 	sourcePause = 4 * time.Second
 )
@@ -101,10 +103,10 @@ func (r *Runner) run(ctx context.Context, source Source) error {
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s view: %w", r.view.Name(), context.Cause(ctx))
-		case stops(err) || (err != nil && failures >= sourceTries):
+		case stops(err) || (err != nil && failures >= sourceTries && !durable.Passing(err)):
 			return err
 		case err != nil:
-			failures++
+			failures = min(failures+1, sourceTries)
 			pause = min(lookAnyway<<failures, sourcePause)
 			r.log.Warn("a view cannot read its events; trying again", "failures", failures, "pause", pause, "err", err)
 		default:

@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -271,6 +273,40 @@ func TestARunningViewTriesItsSourceAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An hour without descriptors is no reason to stop: it passes.
+func TestARunningViewOutlastsWhatMayPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := modeltest.NewHistory(1, nil)
+		view := openView(t, mapEngine{}, "view", projector.Machines(), projector.Live)
+		defer closeView(t, view)
+		r := projector.NewRunner(view, quiet)
+		ctx, back := context.WithCancel(t.Context())
+		stop := run(t, r, &untilThen{log: h.Log, then: ctx, err: fmt.Errorf("reading the footer: %w", syscall.EMFILE)})
+		time.Sleep(time.Hour)
+		back()
+		if err := r.WaitApplied(t.Context(), h.Log.Last()); err != nil {
+			t.Error(err)
+		}
+		if err := stop(); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// untilThen is a source that fails until then is over.
+type untilThen struct {
+	log  projector.Source
+	then context.Context
+	err  error
+}
+
+func (s *untilThen) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
+	if s.then.Err() != nil {
+		return s.log.Follow(ctx, from)
+	}
+	return func(yield func(eventlog.Batch, error) bool) { yield(eventlog.Batch{}, s.err) }
 }
 
 // Nobody wakes the view, and it looks after 50 ms.

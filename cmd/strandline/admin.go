@@ -200,6 +200,9 @@ func (a *app) logStatus(status *httpapi.Status, s *snapshot) {
 		status.LastUpload = lastUpload(s.serving.shipper)
 		status.Checkpoint = checkpointStatus(s.serving.taker)
 	}
+	if err := s.log.Unprepared(); err != nil {
+		status.Warnings = append(status.Warnings, fmt.Sprintf("writes are refused for want of a new generation of the log; the server goes on by itself once this is cured: %v", err))
+	}
 	if err := s.log.Err(); err != nil && s.serving != nil && status.Stopped == "" {
 		status.Stopped = err.Error()
 	}

@@ -61,7 +61,7 @@ func (a *app) newServing(started *archiver.Started) (*serving, error) {
 		Limits: eventlog.Limits{
 			BodyMemory: int64(a.cfg.BodyMemory), MaxBacklog: int64(a.cfg.MaxBacklog), DrainTime: a.cfg.AckTimeout / 2,
 		},
-		Observer: a.metrics,
+		Observer: a.metrics, Logger: a.log,
 	})
 	if err != nil {
 		return nil, err
@@ -160,15 +160,11 @@ func wakeView(ctx context.Context, runner *projector.Runner, waker *feed.Waker) 
 
 // publish puts every committed event of the epoch on the feed, in order.
 func (s *serving) publish(ctx context.Context) {
-	for batch, err := range s.log.Follow(ctx, s.first, s.log.WaitCommitted) {
-		if err != nil {
-			if ctx.Err() == nil && s.log.Err() == nil {
-				s.app.log.Error("publishing to the feed has ended", "error", err)
-			}
-			return
-		}
-		s.app.feed.Publish(batch.Entries, s.log.Archived())
+	p := &publisher{
+		log: s.log, next: s.first, pause: publishPause, logger: s.app.log,
+		publish: func(batch eventlog.Batch) { s.app.feed.Publish(batch.Entries, s.log.Archived()) },
 	}
+	p.run(ctx)
 }
 
 // ship ships until the log has ended and everything is archived.

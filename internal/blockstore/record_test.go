@@ -4,6 +4,9 @@ package blockstore
 
 import (
 	"context"
+	"fmt"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/jonboulle/clockwork"
@@ -140,3 +143,71 @@ func TestAViewThatHasNotPassedTheLastRecordIsLeftOutOfTheNext(t *testing.T) {
 		t.Errorf("recorded %+v", last)
 	}
 }
+
+// refusing is a log that refuses records for a while, for a reason that may pass.
+type refusing struct {
+	*eventlog.Log
+	mu   sync.Mutex
+	left int // owned by mu; records still to be refused
+}
+
+func (l *refusing) Append(ev eventlog.Event, body *eventlog.Body) *eventlog.Pending {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left > 0 {
+		l.left--
+		ev.Type = eventlog.Type(255) // no log takes that in
+	}
+	return l.Log.Append(ev, body)
+}
+
+func TestARecordThatIsRefusedIsWrittenLater(t *testing.T) {
+	w := newWorld(t, Options{})
+	clock := clockwork.NewFakeClock()
+	log := &refusing{Log: w.events}
+	recorder := NewRecorder(log, []Recorded{w.machines.View, w.blocks.View}, w.opts.Views, 1<<20, quiet)
+	recorder.clock = clock
+	w.settle()
+	recorder.Begin()
+	w.settle()
+	must(t, w.put(eventlog.KindData, []byte("x")))
+	log.mu.Lock()
+	log.left = 2
+	log.mu.Unlock()
+	before := w.count(eventlog.StateRecorded)
+	for _, pause := range []time.Duration{recordInterval, recordPause, recordInterval, recordPause, recordInterval} {
+		must(t, clock.BlockUntilContext(t.Context(), 1))
+		clock.Advance(pause)
+	}
+	must(t, clock.BlockUntilContext(t.Context(), 1))
+	if n := w.count(eventlog.StateRecorded); n != before+1 {
+		t.Errorf("%d records after two that were refused, want 1", n-before)
+	}
+	must(t, recorder.Close(t.Context()))
+}
+
+func TestWhatTheLogCannotTakeNowIsToldApart(t *testing.T) {
+	w := newWorld(t, Options{})
+	for _, c := range []struct {
+		err      error
+		diskFull bool
+	}{{eventlog.ErrNotNow, false}, {eventlog.ErrDiskFull, true}} {
+		w.intercept(func(eventlog.Event, *eventlog.Body, func(eventlog.Event, *eventlog.Body) promise) promise {
+			return refusedPromise{fmt.Errorf("%w: %w", c.err, syscall.EMFILE)}
+		})
+		err := w.put(eventlog.KindData, []byte("x"))
+		if c.diskFull {
+			wants(t, err, ErrDiskFull)
+		} else {
+			wantsUnavailable(t, err)
+		}
+		w.intercept(nil)
+		must(t, w.put(eventlog.KindData, []byte("x"))) // its locks were let go
+		must(t, w.Delete(t.Context(), "test", laptop, ref(eventlog.KindData, []byte("x"))))
+	}
+}
+
+// refusedPromise is an append that is certainly not in the log.
+type refusedPromise struct{ err error }
+
+func (p refusedPromise) Wait() (eventlog.Seq, error) { return 0, p.err }

@@ -43,7 +43,7 @@ func Initialise(ctx context.Context, dir *StateDir, bucket Bucket, host string, 
 	if err != nil {
 		return err
 	}
-	body, err := bodyOf(g)
+	body, err := dir.bodyOf(g)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ package archiver
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/strandline-project/strandline/eventlog"
 )
@@ -18,6 +20,37 @@ import (
 // half a second's worth. The oldest come first: nothing passes them.
 const summedAtStart = 512 << 20
 
+// RottenPayload is the rule of a waiver that lets go of payloads which rotted
+// before they were archived: their generation is shipped as it is. The events
+// stay, and so do the checksums of what was written, so that nobody takes the
+// bytes for good.
+const RottenPayload = "rotten-payload"
+
+// bodyOf describes a closed generation as the object to be. One that has rotted
+// is remembered, and refused, unless what it lost is waived.
+func (d *StateDir) bodyOf(g *eventlog.Generation) (Body, error) {
+	sum, err := g.Checksum()
+	var rot *eventlog.Rot
+	if errors.As(err, &rot) {
+		if !waives(d.State().Waivers, rot) {
+			return Body{}, d.remember(rot, err)
+		}
+		sum, err = rot.Sum, nil
+	}
+	if err != nil {
+		return Body{}, err
+	}
+	return Body{Path: g.Path(), Size: g.Size(), Checksum: sum}, nil
+}
+
+// waives reports whether all that rot took is let go. It never is when anything
+// but payloads has rotted.
+func waives(waivers []Waiver, rot *eventlog.Rot) bool {
+	return len(rot.Payloads) > 0 && !slices.ContainsFunc(rot.Payloads, func(seq eventlog.Seq) bool {
+		return !slices.ContainsFunc(waivers, func(w Waiver) bool { return w.Rule == RottenPayload && w.Scope.Contains(seq) })
+	})
+}
+
 // remember makes it durable that a generation has rotted. The error of the
 // damage comes back, with what is safe to do next.
 func (d *StateDir) remember(rot *eventlog.Rot, damage error) error {
@@ -29,8 +62,22 @@ func (d *StateDir) remember(rot *eventlog.Rot, damage error) error {
 			return errors.Join(damage, err)
 		}
 	}
-	return fmt.Errorf("%w; the archive does not have it, and nothing behind it can be archived. Keep this directory; "+
-		"`strandline recover --data NEWDIR --archive ...` rebuilds everything that was archived", damage)
+	return fmt.Errorf("%w; the archive does not have it, and nothing behind it can be archived. Keep this directory. %s"+
+		"`strandline recover --data NEWDIR --archive ...` rebuilds everything that was archived", damage, wayOn(rot))
+}
+
+// wayOn says how to lose what rot took and nothing else, "" where that cannot
+// be.
+func wayOn(rot *eventlog.Rot) string {
+	if len(rot.Payloads) == 0 {
+		return ""
+	}
+	var flags strings.Builder
+	for _, seq := range rot.Payloads {
+		fmt.Fprintf(&flags, " --waive %s@%s", RottenPayload, seq)
+	}
+	return fmt.Sprintf("Damaged are the bytes of %d blocks: `strandline serve`, started with%s, ships all the rest and loses those for good. Or ",
+		len(rot.Payloads), flags.String())
 }
 
 // checkRot sums what is closed and not archived: the generation that is known to
@@ -51,7 +98,9 @@ func (s *Start) checkRot() error {
 		room -= g.Size()
 		var rot *eventlog.Rot
 		if _, err := g.Checksum(); errors.As(err, &rot) {
-			return s.Dir.remember(rot, err)
+			if err := s.letGo(rot, err); err != nil {
+				return err
+			}
 		} else if err != nil {
 			return err
 		}
@@ -59,6 +108,23 @@ func (s *Start) checkRot() error {
 	if state.Rotten == nil {
 		return nil
 	}
-	// It reads as it was written again, the archive has it, or it is gone.
+	// It reads as it was written again, the archive has it, it is waived, or it is gone.
 	return s.Dir.Update(func(state *State) { state.Rotten = nil })
+}
+
+// letGo makes durable that what rot took is waived, if this start waives it or
+// an earlier one did.
+func (s *Start) letGo(rot *eventlog.Rot, damage error) error {
+	known := s.Dir.State().Waivers
+	if !waives(slices.Concat(known, s.Waivers), rot) {
+		return s.Dir.remember(rot, damage)
+	}
+	s.Logger.Warn("payloads have rotted before they were archived, and are waived: they are lost, all else is shipped",
+		"ordinal", rot.Ordinal, "blocks", len(rot.Payloads), "error", damage)
+	if waives(known, rot) {
+		return nil
+	}
+	// A crash before this line leaves the next start to be asked again; after it
+	// the waiver is in force until the log has it as an event that is archived.
+	return s.Dir.Update(func(state *State) { state.Waivers = slices.Concat(known, s.Waivers) })
 }

@@ -29,8 +29,9 @@ type server struct {
 	views  *views
 	step   func(what string) // called between the local steps of a start, may be nil
 
-	walLost    bool         // its wal folder was removed
-	staleLists bool         // its bucket lists nothing new
+	walLost    bool // its wal folder was removed
+	staleLists bool // its bucket lists nothing new
+	waivers    []archiver.Waiver
 	said       *slog.Logger // of the shipper; nil: nobody hears it
 
 	// While it runs:
@@ -146,7 +147,7 @@ func (s *server) run(ctx context.Context, archive *archiver.Archive, takeOver bo
 		return nil, err
 	}
 	start := &archiver.Start{
-		Dir: s.dir, Archive: archive, WAL: wal, Views: s.views, TakeOver: takeOver,
+		Dir: s.dir, Archive: archive, WAL: wal, Views: s.views, TakeOver: takeOver, Waivers: s.waivers,
 		Host: filepath.Base(s.path), Now: s.now, Logger: slog.New(stepper{slog.DiscardHandler, s}),
 	}
 	return start.Run(ctx)

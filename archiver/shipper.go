@@ -143,10 +143,6 @@ func (s *Shipper) next(ctx context.Context, after uint64) (*eventlog.Generation,
 // the watermark.
 func (s *Shipper) ship(ctx context.Context, g *eventlog.Generation) error {
 	began, err := s.put(ctx, g)
-	var rot *eventlog.Rot
-	if errors.As(err, &rot) {
-		return s.Dir.remember(rot, err)
-	}
 	if err != nil {
 		return err
 	}
@@ -174,7 +170,7 @@ func (s *Shipper) put(ctx context.Context, g *eventlog.Generation) (began time.T
 	key := Shipped(g.Ordinal).Key()
 	err = retry(ctx, 0, func() error {
 		began = time.Now()
-		body, err := bodyOf(g)
+		body, err := s.Dir.bodyOf(g)
 		if err == nil {
 			// A crash after the object became visible and before the watermark moved is
 			// no loss: the next start finds equal bytes there.

@@ -3,6 +3,7 @@
 package archiver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,6 +204,62 @@ func TestAGenerationThatRottedIsNotShippedAndRemembered(t *testing.T) {
 			t.Errorf("the refused start put something: %q, before %q", w.bucket.Keys(), before)
 		}
 		w.archive()
+	})
+}
+
+// What has rotted is let go by name, and nothing else with it. A start that
+// waives another event is refused as one that waives none. The object is the file
+// as it is, and the waiver is in force until the log has it.
+func TestARottenPayloadThatIsWaivedIsShippedAsItIs(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := killed(w)
+		gens := s.generations()
+		path := gens[len(gens)-3] + "/payload"
+		w.flip(path, len(eventlog.ObjectMagic)+1)
+		expectError(t, s.start(false), eventlog.ErrDamaged)
+		seq := s.dir.State().Rotten.Seq
+		waive := func(seq eventlog.Seq) []archiver.Waiver {
+			return []archiver.Waiver{{Rule: archiver.RottenPayload, Scope: eventlog.Range{First: seq, Last: seq}}}
+		}
+		s.waivers = waive(seq + 1)
+		expectError(t, s.start(false), eventlog.ErrDamaged)
+		s.waivers = waive(seq)
+		s.mustStart(false)
+		s.waivers = nil
+		s.wait()
+		if state := s.dir.State(); state.Rotten != nil || !slices.Equal(state.Waivers, waive(seq)) {
+			t.Errorf("remembered are %+v, waived %+v", state.Rotten, state.Waivers)
+		}
+		want, err := os.ReadFile(path)
+		w.must(err)
+		ordinal, err := strconv.ParseUint(filepath.Base(gens[len(gens)-3])[:16], 10, 64)
+		w.must(err)
+		got, err := archiver.At(w.bucket, w.logID).Read(t.Context(), archiver.Shipped(ordinal).Key(), 1<<20)
+		w.must(err)
+		if !bytes.Equal(got, want) {
+			t.Error("the object is not the file")
+		}
+		s.kill()
+		s.mustStart(false) // and it is not asked for again
+		s.stop()
+	})
+}
+
+// What is not a payload is never let go: without its footer an object is none.
+func TestARottenFooterCannotBeWaived(t *testing.T) {
+	inWorld(t, func(w *world) {
+		s := killed(w)
+		gens := s.generations()
+		path := gens[len(gens)-3] + "/payload"
+		w.flip(path, len(eventlog.ObjectMagic)+1)
+		expectError(t, s.start(false), eventlog.ErrDamaged)
+		w.flip(path, 0)
+		s.waivers = []archiver.Waiver{{Rule: archiver.RottenPayload, Scope: eventlog.Range{First: 1, Last: eventlog.MakeSeq(99, 1)}}}
+		err := s.start(false)
+		expectError(t, err, eventlog.ErrDamaged)
+		if strings.Contains(err.Error(), "--waive") {
+			t.Errorf("a way on is named that there is not: %v", err)
+		}
 	})
 }
 

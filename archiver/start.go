@@ -34,10 +34,12 @@ type Start struct {
 	Archive  *Archive
 	WAL      *eventlog.WAL
 	Views    Views
-	TakeOver bool   // take over a log whose last owner was another directory
-	Host     string // for the claim
-	Now      func() time.Time
-	Logger   *slog.Logger
+	TakeOver bool // take over a log whose last owner was another directory
+	// Waivers are what of rot in the WAL is to be let go, see RottenPayload.
+	Waivers []Waiver
+	Host    string // for the claim
+	Now     func() time.Time
+	Logger  *slog.Logger
 
 	highest *Claim // before ours
 	own     bool   // that one was this directory's
@@ -264,7 +266,7 @@ func (s *Start) shipInFront(ctx context.Context) (*Started, error) {
 
 // ship makes g visible and moves the known end of the archive over it.
 func (s *Start) ship(ctx context.Context, g *eventlog.Generation) error {
-	body, err := bodyOf(g)
+	body, err := s.Dir.bodyOf(g)
 	if err != nil {
 		return err
 	}
@@ -409,15 +411,6 @@ type readTo struct{ log *eventlog.Log }
 
 func (r readTo) Follow(ctx context.Context, from eventlog.Seq) iter.Seq2[eventlog.Batch, error] {
 	return r.log.ReadTo(ctx, from)
-}
-
-// bodyOf describes a closed generation as the object to be.
-func bodyOf(g *eventlog.Generation) (Body, error) {
-	sum, err := g.Checksum()
-	if err != nil {
-		return Body{}, err
-	}
-	return Body{Path: g.Path(), Size: g.Size(), Checksum: sum}, nil
 }
 
 // Standing returns the log of a server that does not run: the archive up to

@@ -61,7 +61,8 @@ type State struct {
 	// AsOf is the event up to which the state was recovered, when that is not
 	// the archive's end: it is for looking, and never served for writing.
 	AsOf eventlog.Seq `json:"as_of,omitempty"`
-	// Waivers are the violations that the recovery of this state went on past,
+	// Waivers are what this state went on past: the violations that its recovery
+	// met, and payloads that rotted (RottenPayload),
 	// until the events that say so are archived.
 	Waivers []Waiver `json:"waivers,omitempty"`
 	// Recovery is how this state was recovered, with the start and end of each

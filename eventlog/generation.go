@@ -123,7 +123,12 @@ func (g *Generation) Checksum() (uint32, error) {
 type Rot struct {
 	Ordinal uint64
 	Seq     Seq // of the first event whose payload is damaged; of the first event if no payload is
-	err     error
+	// Payloads are the events whose payloads are damaged, ascending, if all the
+	// rest is as it was written; else nil. Sum is the CRC32C of the object as
+	// it is now, for who lets them go.
+	Payloads []Seq
+	Sum      uint32
+	err      error
 }
 
 func (r *Rot) Error() string {
@@ -139,17 +144,24 @@ func (g *Generation) sumFile() (uint32, error) {
 		return 0, err
 	}
 	defer f.Close() //nolint:errcheck // read only
-	sum, err := updateFrom(0, f, int64(g.Trailer.FooterOffset))
+	payloads, err := updateFrom(0, f, int64(g.Trailer.FooterOffset))
 	if err != nil {
 		return 0, err
 	}
-	if sum != g.Trailer.PayloadSum {
-		return 0, g.findDamage(f)
+	sum, err := updateFrom(payloads, f, g.Size()-int64(g.Trailer.FooterOffset))
+	if err != nil {
+		return 0, err
 	}
-	if err := sumFooter(f, g.Trailer); err != nil {
+	if whole, err := endsWith(g.Path(), g.Trailer); err != nil {
+		return 0, err
+	} else if !whole {
+		err := fmt.Errorf("%w: footer and trailer in %s are not what was written", ErrDamaged, g.Path())
 		return 0, &Rot{Ordinal: g.Ordinal, Seq: g.Trailer.First, err: err}
 	}
-	return updateFrom(sum, f, g.Size()-int64(g.Trailer.FooterOffset))
+	if payloads != g.Trailer.PayloadSum {
+		return 0, g.findDamage(f, sum)
+	}
+	return sum, nil
 }
 
 // updateFrom returns the checksum of what sum covers and the next n bytes of r.
@@ -167,20 +179,36 @@ func updateFrom(sum uint32, r io.Reader, n int64) (uint32, error) {
 	return sum, nil
 }
 
-// findDamage names the first event whose payload in f is not what was written.
-func (g *Generation) findDamage(f io.ReaderAt) error {
+// findDamage names the events whose payloads in f are not what was written. sum
+// is that of all of f.
+func (g *Generation) findDamage(f io.ReaderAt, sum uint32) error {
 	entries, err := g.Entries()
 	if err != nil {
 		return err
 	}
+	rot := &Rot{Ordinal: g.Ordinal, Seq: g.Trailer.First, Sum: sum}
 	for i := range entries {
-		if err := readPlaced(f, entries[i].Placement, func([]byte) error { return nil }); err != nil {
-			seq := entries[i].Event.Seq
-			return &Rot{Ordinal: g.Ordinal, Seq: seq, err: fmt.Errorf("the payload of seq %s: %w", seq, err)}
+		err := readPlaced(f, entries[i].Placement, func([]byte) error { return nil })
+		if err != nil && !errors.Is(err, ErrDamaged) {
+			return err
+		}
+		if err != nil && rot.Payloads == nil {
+			rot.Seq = entries[i].Event.Seq
+			rot.err = fmt.Errorf("the payload of seq %s: %w", rot.Seq, err)
+		}
+		if err != nil {
+			rot.Payloads = append(rot.Payloads, entries[i].Event.Seq)
 		}
 	}
-	err = fmt.Errorf("%w: its first %d bytes are not what was written, though every payload is", ErrDamaged, len(ObjectMagic))
-	return &Rot{Ordinal: g.Ordinal, Seq: g.Trailer.First, err: err}
+	magic := make([]byte, len(ObjectMagic))
+	if _, err := f.ReadAt(magic, 0); err != nil {
+		return err
+	}
+	if string(magic) != ObjectMagic {
+		rot.Payloads = nil
+		rot.err = fmt.Errorf("%w: its first %d bytes are not what was written", ErrDamaged, len(ObjectMagic))
+	}
+	return rot
 }
 
 // Entries returns the generation's entries so far, from memory or, of a

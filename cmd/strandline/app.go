@@ -49,6 +49,7 @@ type app struct {
 	log     *slog.Logger
 	metrics *metrics.Metrics
 	started time.Time
+	waivers []archiver.Waiver // of what has rotted, by flag
 	door    *door
 	auth    *resticapi.Auth
 
@@ -252,7 +253,7 @@ func (a *app) tryStart(ctx context.Context) (reached bool, err error) {
 		a.log.Warn("bytes of the WAL were left out and are kept in aside/", "what", cut)
 	}
 	start := &archiver.Start{
-		Dir: a.dir, Archive: a.history, WAL: wal, Views: a.views, TakeOver: a.cfg.TakeOver,
+		Dir: a.dir, Archive: a.history, WAL: wal, Views: a.views, TakeOver: a.cfg.TakeOver, Waivers: a.waivers,
 		Host: hostname(), Now: time.Now, Logger: a.log,
 	}
 	started, err := start.Run(ctx)

@@ -60,13 +60,8 @@ func (f *recoverFlags) parse() (err error) {
 			return fmt.Errorf("--until: %w, or a time such as 2026-11-20T12:00:00Z", err)
 		}
 	}
-	f.waivers = nil
-	for _, text := range f.waive {
-		w, err := parseWaiver(text)
-		if err != nil {
-			return fmt.Errorf("--waive %s: %w", text, err)
-		}
-		f.waivers = append(f.waivers, w)
+	if f.waivers, err = parseWaivers(f.waive, projector.RuleNames()); err != nil {
+		return err
 	}
 	switch {
 	case f.plan && f.checkAll:
@@ -91,10 +86,23 @@ func parseBounds(text string) (lowest, highest int, err error) {
 	return lowest, highest, nil
 }
 
-func parseWaiver(text string) (archiver.Waiver, error) {
+// parseWaivers reads what --waive was given; rules are those that may be waived.
+func parseWaivers(texts, rules []string) ([]archiver.Waiver, error) {
+	var all []archiver.Waiver
+	for _, text := range texts {
+		w, err := parseWaiver(text, rules)
+		if err != nil {
+			return nil, fmt.Errorf("--waive %s: %w", text, err)
+		}
+		all = append(all, w)
+	}
+	return all, nil
+}
+
+func parseWaiver(text string, rules []string) (archiver.Waiver, error) {
 	rule, scope, found := strings.Cut(text, "@")
-	if _, known := projector.ParseRule(rule); !found || !known {
-		return archiver.Waiver{}, fmt.Errorf("write RULE@SEQ or RULE@FIRST-LAST with a rule as a violation names it, one of %s", strings.Join(projector.RuleNames(), ", "))
+	if !found || !slices.Contains(rules, rule) {
+		return archiver.Waiver{}, fmt.Errorf("write RULE@SEQ or RULE@FIRST-LAST with a rule as a refusal names it, one of %s", strings.Join(rules, ", "))
 	}
 	first, last, isRange := strings.Cut(scope, "-")
 	if !isRange {

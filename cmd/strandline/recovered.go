@@ -33,8 +33,12 @@ func (s *serving) recordRecovery(ctx context.Context) {
 func recoveryEvents(state archiver.State) []eventlog.Event {
 	var events []eventlog.Event
 	for _, w := range state.Waivers {
+		cause := "recover --waive"
+		if w.Rule == archiver.RottenPayload {
+			cause = "serve --waive"
+		}
 		events = append(events, eventlog.Event{
-			Type: eventlog.WaiverGranted, Actor: "operator", Name: w.Rule, From: w.Scope.First, To: w.Scope.Last, Cause: "recover --waive",
+			Type: eventlog.WaiverGranted, Actor: "operator", Name: w.Rule, From: w.Scope.First, To: w.Scope.Last, Cause: cause,
 		})
 	}
 	if state.Recovery != nil {

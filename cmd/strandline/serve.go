@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/internal/memory"
 )
 
@@ -33,6 +34,9 @@ and the end is marked clean. SIGHUP reads the htpasswd file again.`,
 			"  restic -r rest:http://127.0.0.1:8000/alice/laptop/ init",
 	}
 	load := bindConfig(cmd)
+	var waive []string
+	cmd.Flags().StringArrayVar(&waive, "waive", nil, "ship a generation although payloads in it have rotted, and lose those: "+
+		archiver.RottenPayload+"@SEQ or @FIRST-LAST, as the refused start says; may be repeated")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load.load()
 		if err != nil {
@@ -41,8 +45,14 @@ and the end is marked clean. SIGHUP reads the htpasswd file again.`,
 		if err := cfg.checkServe(); err != nil {
 			return err
 		}
+		waivers, err := parseWaivers(waive, []string{archiver.RottenPayload})
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
 		memory.CollectFrom(roomyHeap)
-		return newApp(&cfg, slog.Default()).run(cmd.Context())
+		a := newApp(&cfg, slog.Default())
+		a.waivers = waivers
+		return a.run(cmd.Context())
 	}
 	return cmd
 }

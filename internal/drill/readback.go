@@ -12,10 +12,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
 	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/recovery"
 	"github.com/strandline-project/strandline/projector"
 )
 
@@ -53,6 +55,8 @@ type reader struct {
 	total    uint64                // blocks of all holders
 	seen     map[eventlog.Seq]bool // stores whose bytes were read
 	chunk    []byte
+	lost     []eventlog.Range // whose payloads the log lets go, once looked
+	looked   bool
 }
 
 // holder is a machine with blocks.
@@ -245,11 +249,36 @@ func (r *reader) check(ctx context.Context, row projector.BlockRow) error {
 	if ctx.Err() != nil || !r.proves(err) {
 		return fmt.Errorf("reading back %s: %w", name, err)
 	}
+	if lost, err := r.isLost(ctx, row); err != nil {
+		return fmt.Errorf("reading back %s: %w", name, err)
+	} else if lost {
+		if len(r.result.Damaged) < maxDamaged {
+			r.result.Damaged = append(r.result.Damaged, name+": lost, as the log says: its payload had rotted before it was archived")
+		}
+		return nil
+	}
 	if len(r.result.Damaged) < maxDamaged {
 		r.result.Damaged = append(r.result.Damaged, fmt.Sprintf("%s: %v", name, err))
 		r.found(fmt.Sprintf("%s: %v", name, err))
 	}
 	return nil
+}
+
+// isLost reports whether the log itself lets go of row's payload. It is asked of
+// what is not whole, once: that takes all of the log.
+func (r *reader) isLost(ctx context.Context, row projector.BlockRow) (bool, error) {
+	if !r.looked {
+		lost, err := recovery.Rotten(ctx, r.Archive)
+		if err != nil {
+			return false, fmt.Errorf("look through the log for what it lets go: %w", err)
+		}
+		r.lost, r.looked = lost, true
+	}
+	brought := row.Stored
+	if row.Reuses != 0 {
+		brought = row.Reuses
+	}
+	return slices.ContainsFunc(r.lost, func(scope eventlog.Range) bool { return scope.Contains(brought) }), nil
 }
 
 // readLimit is how long one block is tried again while the store does not

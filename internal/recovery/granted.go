@@ -156,7 +156,9 @@ func (g *Granted) coveringLocked(ctx context.Context, v *projector.Violation) (a
 			g.err = fmt.Errorf("look through the log for waivers: %w", err)
 			return archiver.Waiver{}, false
 		}
-		g.found, g.looked = append(found, g.known...), true
+		found = append(found, g.known...)
+		g.found = slices.DeleteFunc(found, func(w archiver.Waiver) bool { return w.Rule == archiver.RottenPayload }) // no rule of a view
+		g.looked = true
 	}
 	for _, waiver := range g.found {
 		if waiver.Rule == v.Rule.String() && waiver.Scope.Contains(v.Seq) {
@@ -192,6 +194,19 @@ func (g *Granted) doubted(err error) error {
 		return err
 	}
 	return fmt.Errorf("%s; the log may waive that, but it is not known: %w", err.Error(), unknown)
+}
+
+// Rotten returns the events whose payloads a log lets go, because they had rotted
+// before they were archived.
+func Rotten(ctx context.Context, log eventlog.History) ([]eventlog.Range, error) {
+	waivers, err := waiversIn(ctx, log)
+	var lost []eventlog.Range
+	for _, w := range waivers {
+		if w.Rule == archiver.RottenPayload {
+			lost = append(lost, w.Scope)
+		}
+	}
+	return lost, err
 }
 
 // waiversIn reads a log for the waivers that it grants. One is of what came

@@ -129,7 +129,7 @@ func (a *app) openReading(ctx context.Context, wal *eventlog.WAL, mode blockstor
 	}
 	catchUp, cancel := context.WithTimeout(ctx, firstTry)
 	defer cancel()
-	if err := a.views.CatchUp(catchUp, standing{log}, eventlog.Range{}); err != nil {
+	if err := a.views.CatchUpHere(catchUp, standing{log}); err != nil {
 		return err
 	}
 	store := a.newStore(log)

@@ -147,9 +147,28 @@ func (v *viewSet) positions() []eventlog.Seq {
 // Applied implements archiver.Views.
 func (v *viewSet) Applied() eventlog.Seq { return slices.Min(v.positions()) }
 
-// CatchUp implements archiver.Views. It goes on past what the log itself
-// waives, or is about to: a view that is projected anew meets it again.
+// CatchUp implements archiver.Views.
 func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale eventlog.Range) error {
+	if err := v.discardStale(ctx, log, stale); err != nil {
+		return err
+	}
+	if err := v.Build(ctx); err != nil {
+		return err
+	}
+	return v.lookUpRest(ctx, log)
+}
+
+// CatchUpHere is CatchUp while the archive does not answer: nothing is built from
+// it. A view that lacks more than the local log has fails.
+func (v *viewSet) CatchUpHere(ctx context.Context, log eventlog.History) error {
+	if err := v.discardStale(ctx, log, eventlog.Range{}); err != nil {
+		return err
+	}
+	return v.lookUpRest(ctx, log)
+}
+
+// discardStale empties the views that have applied what is not history.
+func (v *viewSet) discardStale(ctx context.Context, log eventlog.History, stale eventlog.Range) error {
 	for _, view := range v.views() {
 		position := view.Position()
 		good := position == 0 || !stale.Contains(position)
@@ -167,12 +186,12 @@ func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale event
 			return err
 		}
 	}
-	if err := v.open(); err != nil {
-		return err
-	}
-	if err := v.Build(ctx); err != nil {
-		return err
-	}
+	return v.open()
+}
+
+// lookUpRest applies what the views lack, row by row. It goes on past what the
+// log itself waives, or is about to: a view that is projected anew meets it again.
+func (v *viewSet) lookUpRest(ctx context.Context, log eventlog.History) error {
 	v.progress.Start("bring the views up to date (batches)", 0)
 	defer v.progress.Done()
 	var pending []archiver.Waiver

@@ -139,6 +139,7 @@ func TestWithoutItsBucketAStartServesReadsUntilItIsBack(t *testing.T) {
 	block := d.store("data", []byte("here before"))
 	s.kill()
 	minio.Stop()
+	must(t, os.RemoveAll(w.path("a", "views"))) // the WAL has all that they had
 	must(t, s.launch())
 	eventually(t, "reads are served", func() error {
 		a, err := d.try(t.Context(), "GET", block, nil)

@@ -35,8 +35,8 @@ var ofFormats = []mutant{
 	{
 		name: "rot-in-a-closed-generation-shipped", why: "rot is archived with good checksums around it",
 		file: "eventlog/generation.go",
-		cut:  "if sum != g.Trailer.PayloadSum {",
-		put:  "if sum != g.Trailer.PayloadSum && sum == 0 {",
+		cut:  "if payloads != g.Trailer.PayloadSum {",
+		put:  "if payloads != g.Trailer.PayloadSum && sum == 0 {",
 		in:   "eventlog", tests: "TestEveryFlippedBitOfAClosedGenerationIsRefusedOrHarmless",
 	},
 	{

@@ -77,6 +77,9 @@ func (s *snapshot) viewError(a *app) error {
 // Ready implements httpapi.Server.
 func (a *app) Ready() error {
 	s := a.snapshot()
+	if s.stopped != nil {
+		return s.stopped
+	}
 	if s.mode == httpapi.ModeServing || s.mode == httpapi.ModeHold {
 		return s.viewError(a)
 	}
@@ -152,7 +155,8 @@ func (a *app) Status() httpapi.Status {
 	status.Next = nextSteps(&status)
 	if a.dir.State().Rotten != nil { // another start would be refused, and rightly
 		status.Next = []string{
-			"look at the disk of " + status.StateDir, "keep that directory; what was archived, strandline recover rebuilds in a new one",
+			"look at the disk of " + status.StateDir, "keep that directory; the reason says how to give up the damaged blocks alone",
+			"what was archived, strandline recover rebuilds in a new one",
 		}
 	}
 	a.archiveStatus(&status)

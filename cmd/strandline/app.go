@@ -278,7 +278,7 @@ func (a *app) serveLog(started *archiver.Started) error {
 	a.mu.Unlock()
 	s.begin()
 	a.door.open(s.store)
-	a.setMode(httpapi.ModeServing, "")
+	a.unlessEnded(func() { a.mode, a.reason = httpapi.ModeServing, "" })
 	a.announce()
 	a.log.Info("serving", "policy", a.policy(), "epoch", started.Head.Epoch, "last", started.Last.String(), "archived", started.Archived.String(), "took", time.Since(a.started).Round(time.Millisecond).String())
 	return nil

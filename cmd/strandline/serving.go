@@ -131,7 +131,7 @@ func (s *serving) begin() {
 	drill, stopDrill := context.WithCancel(context.Background())
 	s.stopDrill = stopDrill
 	s.drilling.Go(func() { s.drills.run(drill) })
-	s.store.SetMode(blockstore.Serving, "")
+	s.app.unlessEnded(func() { s.store.SetMode(blockstore.Serving, "") })
 }
 
 // standing is a log's events up to the end of now: what a view takes in until
@@ -174,11 +174,9 @@ func (s *serving) ship(ctx context.Context) {
 	a := s.app
 	if errors.Is(err, archiver.ErrFenced) {
 		a.log.Error("fenced: another server owns this log now. Nothing is acknowledged any more; stop this process", "error", err)
+		a.end(func() { a.fenced = err })
 		s.store.SetMode(blockstore.Fenced, err.Error())
 		a.setMode(httpapi.ModeFenced, err.Error())
-		a.mu.Lock()
-		a.fenced = err
-		a.mu.Unlock()
 		a.findOwner(ctx)
 		return
 	}
@@ -191,19 +189,33 @@ func (s *serving) ship(ctx context.Context) {
 	var rot *eventlog.Rot
 	if errors.As(err, &rot) { // another start cannot help: reads go on here
 		a.log.Error("what was to be shipped has rotted on this disk: writes are refused", "seq", rot.Seq.String(), "error", err)
+		a.end(func() { a.stopped = err }) // for health
 		s.store.SetMode(blockstore.Holding, err.Error())
 		a.setMode(httpapi.ModeHold, err.Error())
-		a.mu.Lock()
-		a.stopped = err // for health
-		a.mu.Unlock()
 		s.log.Fence(err)
 		return
 	}
 	a.log.Error("shipping has ended: writes are refused until the server is started again", "error", err)
-	a.mu.Lock()
-	a.stopped = err
-	a.mu.Unlock()
+	a.end(func() { a.stopped = err })
 	s.log.Fence(err)
+}
+
+// end notes why nothing is shipped any more. Whoever finds that out may do so
+// while the server is still beginning to serve: then it never does, see unlessEnded.
+func (a *app) end(note func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	note()
+}
+
+// unlessEnded calls serve, which lets clients in, unless shipping has ended.
+// serve must not take mu.
+func (a *app) unlessEnded(serve func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fenced == nil && a.stopped == nil {
+		serve()
+	}
 }
 
 // findOwner finds out, for the status, who owns the log now. The mode was

@@ -7,6 +7,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -127,7 +128,7 @@ func TestATornTailIsCutAndLosesNothingAcknowledged(t *testing.T) {
 	must(t, err)
 	replace(t, path, append(body, bytes.Repeat([]byte{0xa5}, 100)...))
 	s := w.serve("a")
-	if !strings.Contains(s.printed(), "torn tail") {
+	if !strings.Contains(s.printed(), "nothing says that they were committed") {
 		t.Error("the server does not mention the torn tail")
 	}
 	for _, block := range blocks {
@@ -183,9 +184,20 @@ func TestRecoveryRefusesAnArchiveThatIsDamagedOrHasAHole(t *testing.T) {
 		"a format of the future": {func() {
 			text, err := os.ReadFile(w.archivePath("strandline.json"))
 			must(t, err)
-			replace(t, w.archivePath("strandline.json"), bytes.Replace(text, []byte(`"format": 1`), []byte(`"format": 99`), 1))
+			var manifest map[string]any
+			must(t, json.Unmarshal(text, &manifest))
+			manifest["format"] = 99
+			delete(manifest, "crc32c") // a build of the future may have another one
+			text, err = json.Marshal(manifest)
+			must(t, err)
+			replace(t, w.archivePath("strandline.json"), text)
 		}, 2, []string{"99", "this build reads 1"}},
-		"no archive at all": {func() { must(t, os.Remove(w.archivePath("strandline.json"))) }, 2, []string{"no archive here"}},
+		"a flipped bit in strandline.json":    {func() { flip(t, w.archivePath("strandline.json"), 20) }, 5, []string{"strandline.json"}},
+		"no strandline.json above the claims": {func() { must(t, os.Remove(w.archivePath("strandline.json"))) }, 7, []string{"older state"}},
+		"no archive at all": {func() {
+			must(t, os.RemoveAll(w.archivePath()))
+			must(t, os.Mkdir(w.archivePath(), 0o700))
+		}, 2, []string{"no archive here"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			must(t, os.RemoveAll(w.archivePath()))

@@ -54,7 +54,7 @@ func TestAServerThatCannotShipAnyMoreAcknowledgesNothingAndIsNotHealthy(t *testi
 
 	must(t, s.launch())
 	eventually(t, "the server has found the damage", func() error {
-		if !strings.Contains(s.printed(), "shipping has ended") {
+		if !strings.Contains(s.printed(), "what was to be shipped has rotted") {
 			return errors.New("it does not say so")
 		}
 		return nil
@@ -72,13 +72,18 @@ func TestAServerThatCannotShipAnyMoreAcknowledgesNothingAndIsNotHealthy(t *testi
 			return nil
 		})
 	}
-	if status := s.status(); status.Mode != httpapi.ModePoisoned || !strings.Contains(status.Stopped, "damaged") {
+	if status := s.status(); status.Mode != httpapi.ModeHold || !strings.Contains(status.Stopped, "rotten-payload@") {
 		t.Errorf("status: %s, stopped %q", status.Mode, status.Stopped)
 	}
 	more := []byte("in the session of the lock")
 	d.wants(503, "POST", named("data", more), more)
 	if code := s.stop(); code != 5 {
 		t.Errorf("it ended with code %d", code)
+	}
+	claims := contents(t, w.archivePath("epoch"))
+	s.refusesToStart(5, "rotten-payload@") // it is remembered
+	if now := contents(t, w.archivePath("epoch")); len(now) != len(claims) {
+		t.Errorf("a start that can ship nothing claimed an epoch: %q, before %q", now, claims)
 	}
 }
 

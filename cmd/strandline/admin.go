@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -42,7 +43,7 @@ func (a *app) snapshot() snapshot {
 	defer a.mu.Unlock()
 	s := snapshot{
 		mode: a.mode, reason: a.reason, serving: a.serving, log: a.reading, store: a.readStore,
-		fenced: a.fenced, stopped: a.stopped, owner: a.owner, warnings: append([]string(nil), a.warnings...), lossy: a.lossy,
+		fenced: a.fenced, stopped: a.stopped, owner: a.owner, warnings: slices.Concat(a.standing, a.warnings), lossy: a.lossy,
 	}
 	if a.serving != nil {
 		s.log, s.store = a.serving.log, a.serving.store

@@ -69,6 +69,7 @@ type app struct {
 	traffic  traffic // of clients
 	admin    net.Listener
 
+	standing  []string // warnings that hold as long as the process
 	announced sync.Once
 	warning   sync.WaitGroup // asking the bucket what should be known of it
 	stopWarn  context.CancelFunc
@@ -82,7 +83,7 @@ type app struct {
 	fenced    error             // owned by mu
 	stopped   error             // owned by mu; why nothing is shipped any more, though this server is not fenced
 	owner     string            // owned by mu; who owns the log when fenced, "" while that is not known
-	warnings  []string          // owned by mu
+	warnings  []string          // owned by mu; of the bucket
 	lossy     string            // owned by mu; why this start is, "" when it is not
 }
 
@@ -149,6 +150,10 @@ func (a *app) open(ctx context.Context) (err error) {
 	}
 	if a.admin, err = listen("admin", a.cfg.Admin); err != nil {
 		return err
+	}
+	a.standing = descriptorWarnings(descriptors(), a.cfg.MaxConnections)
+	for _, text := range a.standing {
+		a.log.Warn(text)
 	}
 	a.metrics.Watch(a.gauges)
 	a.warn(ctx, bucket)
@@ -321,6 +326,7 @@ func (a *app) serveClients() (*clientServer, error) {
 		closeAccess()
 		return nil, withCode(exitUsage, err)
 	}
+	limitConnections(server, a.cfg.MaxConnections, a.log)
 	if a.cfg.NoAuth && !loopback(a.clients.Addr()) {
 		a.log.Warn("everybody who reaches this address may read and write every backup: --no-auth beyond loopback", "listen", a.clients.Addr().String())
 	}

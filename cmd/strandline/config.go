@@ -105,6 +105,9 @@ type Config struct {
 	MaxBody    Size `name:"max-body" usage:"largest body accepted"`
 	// MaxBacklog is how much may wait for the archive before writes get 503.
 	MaxBacklog Size `name:"max-backlog" usage:"most that may wait for the archive"`
+	// MaxConnections is how many connections of clients are held at once. By
+	// default half of the files that the process may have open, at most 4096.
+	MaxConnections uint64 `name:"max-connections" usage:"connections of clients held at once"`
 	// CacheSize is how much of the archived log is kept here to read from.
 	CacheSize Size `name:"cache-size" usage:"archived log kept on this machine for reading"`
 
@@ -141,6 +144,7 @@ func defaultConfig() Config {
 		BodyMemory:      256 << 20,
 		MaxBody:         1 << 30,
 		MaxBacklog:      8 << 30,
+		MaxConnections:  defaultConnections(descriptors()),
 		CacheSize:       4 << 30,
 		DrillEvery:      24 * time.Hour,
 		DrillAt:         "03:00",
@@ -163,7 +167,7 @@ const (
 // checkServe returns an error, with what to write instead, unless c can be
 // served with.
 func (c *Config) checkServe() error {
-	checks := []func() error{c.checkData, c.checkAuth, c.checkTLS, c.checkNATS, c.checkListeners, c.checkLimits, c.checkCheckpoints, c.checkDrills}
+	checks := []func() error{c.checkData, c.checkAuth, c.checkTLS, c.checkNATS, c.checkListeners, c.checkLimits, c.checkConnections, c.checkCheckpoints, c.checkDrills}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return withCode(exitUsage, err)

@@ -59,6 +59,7 @@ func serveAdmin(ln net.Listener, options httpapi.Options) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	log := options.Logger
 	server := httpapi.NewServer(ctx, httpapi.New(options), log)
+	limitConnections(server, adminConnections, log)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

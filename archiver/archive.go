@@ -44,6 +44,7 @@ type known struct {
 	spans    spans               // where seqs lie, as far as read
 	foreign  map[string]struct{} // keys under our prefixes that are not ours, at most maxForeign
 	expected uint64              // an ordinal known to have been archived; 0 for none
+	taken    uint64              // owned by mu; the last ordinal that a refused put called taken
 	unsafe   error               // why nothing may be put; nil: nothing is known against it
 	changed  map[string]struct{} // keys of objects that are not what was archived, at most maxWarned
 }
@@ -162,6 +163,22 @@ func (a *Archive) Expect(ordinal uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.expected = max(a.expected, ordinal)
+}
+
+// expectTaken is Expect of an ordinal that the store calls taken, by a put that
+// it refused.
+func (a *Archive) expectTaken(ordinal uint64) {
+	a.Expect(ordinal)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.taken = max(a.taken, ordinal)
+}
+
+// calledTaken is the last ordinal that the store called taken; 0: none.
+func (a *Archive) calledTaken() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.taken
 }
 
 // OpenRange returns length bytes of a shipped object from offset on, as they

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -114,6 +115,12 @@ func TestAPlaceThatIsTakenAndEmptyEndsTheStart(t *testing.T) {
 		}
 		if puts > 10 {
 			t.Errorf("%d puts", puts)
+		}
+		before := w.bucket.Keys()
+		dead.sameProcess = true // which remembers the ordinal
+		expectError(t, dead.start(true), archiver.ErrOlderState)
+		if now := w.bucket.Keys(); !slices.Equal(before, now) {
+			t.Errorf("the second try put something: %q, before %q", now, before)
 		}
 	})
 }

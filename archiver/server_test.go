@@ -32,7 +32,10 @@ type server struct {
 	walLost    bool // its wal folder was removed
 	staleLists bool // its bucket lists nothing new
 	waivers    []archiver.Waiver
-	said       *slog.Logger // of the shipper; nil: nobody hears it
+
+	archive     *archiver.Archive // of its last start
+	sameProcess bool              // starts go on with archive, as those of one process do
+	said        *slog.Logger      // of the shipper; nil: nobody hears it
 
 	// While it runs:
 	dir     *archiver.StateDir
@@ -122,8 +125,11 @@ func (s *server) startWithin(ctx context.Context, takeOver bool) (err error) {
 	if s.dir, err = s.open(); err != nil {
 		return err
 	}
-	archive := archiver.At(s.bucket, s.w.logID)
-	archive.SetLogger(quiet())
+	if !s.sameProcess {
+		s.archive = archiver.At(s.bucket, s.w.logID)
+		s.archive.SetLogger(quiet())
+	}
+	archive := s.archive
 	if s.started, err = s.run(ctx, archive, takeOver); err != nil {
 		return errors.Join(err, s.dir.Close())
 	}

@@ -105,7 +105,7 @@ func endOf(t *eventlog.Trailer) end {
 // error (the archive did not answer, or ErrNotTaken) it may be run again.
 func (s *Start) Run(ctx context.Context) (*Started, error) {
 	if err := s.check(ctx); err != nil {
-		return nil, err
+		return nil, s.takenButAbsent(err)
 	}
 	if err := s.checkStore(ctx); err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func (s *Start) Run(ctx context.Context) (*Started, error) {
 // of them is not believed any more.
 func (s *Start) expectTaken(ctx context.Context, cause error) error {
 	ordinal := s.end.ordinal + 1
-	s.Archive.Expect(ordinal)
+	s.Archive.expectTaken(ordinal)
 	if s.taken != ordinal {
 		s.taken, s.takenAgain = ordinal, 0
 		return nil
@@ -157,11 +157,12 @@ func (s *Start) expectTaken(ctx context.Context, cause error) error {
 // is no loss: the store contradicts itself.
 func (s *Start) takenButAbsent(err error) error {
 	var hole *HoleError
-	if s.taken == 0 || !errors.As(err, &hole) || s.taken < hole.First || s.taken > hole.Last {
+	taken := s.Archive.calledTaken()
+	if taken == 0 || !errors.As(err, &hole) || taken < hole.First || taken > hole.Last {
 		return err
 	}
 	return fmt.Errorf("%w: %v says that ordinal %d is taken, and that it is absent; find out why, then start again: %w",
-		ErrOlderState, s.Archive.Bucket(), s.taken, err)
+		ErrOlderState, s.Archive.Bucket(), taken, err)
 }
 
 // takeEpoch claims the epoch after the highest, and none other: whoever claims

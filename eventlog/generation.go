@@ -170,7 +170,9 @@ func updateFrom(sum uint32, r io.Reader, n int64) (uint32, error) {
 	defer buffers.Put(buf)
 	for n > 0 {
 		part := buf[:min(n, bufferSize)]
-		if _, err := io.ReadFull(r, part); err != nil {
+		if _, err := io.ReadFull(r, part); errors.Is(err, io.EOF) {
+			return 0, io.ErrUnexpectedEOF // it is n bytes that are wanted
+		} else if err != nil {
 			return 0, err
 		}
 		sum = UpdateChecksum(sum, part)

@@ -250,6 +250,9 @@ func (a *app) tryStart(ctx context.Context) (reached bool, err error) {
 	if found.LogID() != a.archive.LogID() {
 		return true, fmt.Errorf("%w: this state directory is of log %s, %v holds %s", archiver.ErrOtherLog, a.archive.LogID(), a.bucket, found.LogID())
 	}
+	if err := a.views.open(); err != nil { // those that an earlier try could not
+		return true, err
+	}
 	wal, err := readWAL(a.dir, a.views.positions()...)
 	if err != nil {
 		return true, withCode(classify(err), err)

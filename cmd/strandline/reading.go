@@ -63,6 +63,9 @@ func (a *app) learnEnd(ctx context.Context) {
 // serveReads serves what is here while the archive does not answer, until it
 // does.
 func (a *app) serveReads(ctx context.Context, cause error) error {
+	if err := a.views.open(); err != nil {
+		return errors.Join(cause, err)
+	}
 	wal, err := readWAL(a.dir, a.views.positions()...)
 	if err != nil {
 		return err
@@ -83,7 +86,11 @@ func (a *app) serveReads(ctx context.Context, cause error) error {
 	if errors.Is(cause, archiver.ErrNotTaken) || errors.Is(cause, archiver.ErrOlderState) {
 		a.notTaken++
 	}
-	return a.awaitArchive(ctx, min(awayPause<<min(a.notTaken, 16), longestPause))
+	pause := min(awayPause<<min(a.notTaken, 16), longestPause)
+	if errors.Is(cause, archiver.ErrNotTaken) && errors.Is(cause, archiver.ErrDenied) {
+		pause = longestPause // a right that is missing does not come back by itself, and each try refuses reads
+	}
+	return a.awaitArchive(ctx, pause)
 }
 
 // longestPause is the longest between two starts at a bucket that takes nothing

@@ -145,7 +145,12 @@ func (v *viewSet) positions() []eventlog.Seq {
 }
 
 // Applied implements archiver.Views.
-func (v *viewSet) Applied() eventlog.Seq { return slices.Min(v.positions()) }
+func (v *viewSet) Applied() eventlog.Seq {
+	if len(v.positions()) == 0 { // none could be opened again
+		return 0
+	}
+	return slices.Min(v.positions())
+}
 
 // CatchUp implements archiver.Views.
 func (v *viewSet) CatchUp(ctx context.Context, log eventlog.History, stale eventlog.Range) error {

@@ -159,6 +159,9 @@ func (v *viewSet) recoverIn(ctx context.Context, dir string, empty []*projector.
 
 // blamesBuilt reports whether err may lie in what an interrupted build left.
 func blamesBuilt(err error) bool {
+	if durable.Passing(err) { // of this machine: what was built is as it was
+		return false
+	}
 	var violation *projector.Violation
 	return errors.Is(err, recovery.ErrBegun) || errors.Is(err, eventlog.ErrDamaged) || errors.Is(err, eventlog.ErrObjectDamaged) ||
 		errors.Is(err, projector.ErrUnusable) || errors.As(err, &violation)

@@ -105,6 +105,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	listening := &heard{Handler: d.Log.Handler()}
 	d.Archive.SetLogger(slog.New(listening))
 	for _, step := range []func(context.Context) error{d.recover, d.compareLive, d.readBack} {
+		d.repeated = false
 		err := step(ctx)
 		if errors.Is(err, archiver.ErrOlderState) {
 			d.Log.Warn("the archive answered with an older state; the step is done again", "pause", repeatPause, "error", err)

@@ -239,6 +239,7 @@ func (r *reader) check(ctx context.Context, row projector.BlockRow) error {
 			return err
 		}
 		err = r.checkBytes(ctx, row)
+		r.repeated = err != nil // the next block has a try of its own
 	}
 	if err == nil {
 		r.result.Drill.Blocks++

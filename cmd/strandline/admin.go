@@ -40,7 +40,6 @@ type snapshot struct {
 
 func (a *app) snapshot() snapshot {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	s := snapshot{
 		mode: a.mode, reason: a.reason, serving: a.serving, log: a.reading, store: a.readStore,
 		fenced: a.fenced, stopped: a.stopped, owner: a.owner, warnings: slices.Concat(a.standing, a.warnings), lossy: a.lossy,
@@ -48,6 +47,7 @@ func (a *app) snapshot() snapshot {
 	if a.serving != nil {
 		s.log, s.store = a.serving.log, a.serving.store
 	}
+	a.mu.Unlock() // before the log is asked: whoever wants a.mu waits for no disk
 	if s.stopped == nil && s.log != nil && errors.Is(s.log.Err(), eventlog.ErrPoisoned) {
 		s.stopped = s.log.Err()
 	}
@@ -59,7 +59,37 @@ func (a *app) snapshot() snapshot {
 }
 
 // Health implements httpapi.Server.
-func (a *app) Health() error {
+func (a *app) Health() error { return inTime(&a.healths, a.health) }
+
+// Ready implements httpapi.Server.
+func (a *app) Ready() error { return inTime(&a.readies, a.ready) }
+
+// inTime is the answer, or errStuck.
+func inTime(q *question[error], of func() error) error {
+	err, ok := q.ask(of)
+	if !ok {
+		return errStuck
+	}
+	return err
+}
+
+// Status implements httpapi.Server. When the server does not answer in time, it
+// is the last status there was, with its time, and says so.
+func (a *app) Status() httpapi.Status {
+	status, ok := a.statuses.ask(a.status)
+	if ok {
+		return status
+	}
+	if status.Time.IsZero() {
+		status = httpapi.Status{Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Mode: httpapi.ModeStarting, StateDir: a.cfg.Data}
+	}
+	status.Ready, status.Reason = false, errStuck.Error()
+	status.Warnings = append(status.Warnings[:len(status.Warnings):len(status.Warnings)], errStuck.Error())
+	status.Next = []string{"look at the disk of " + a.cfg.Data, "stop the server: it ends within " + stopAtLast.String() + ", and what was acknowledged is kept"}
+	return status
+}
+
+func (a *app) health() error {
 	s := a.snapshot()
 	if s.stopped != nil {
 		return s.stopped
@@ -75,8 +105,7 @@ func (s *snapshot) viewError(a *app) error {
 	return a.views.err()
 }
 
-// Ready implements httpapi.Server.
-func (a *app) Ready() error {
+func (a *app) ready() error {
 	s := a.snapshot()
 	if s.stopped != nil {
 		return s.stopped
@@ -120,12 +149,11 @@ func (a *app) Release(ctx context.Context, p blockstore.Path) error {
 	return err
 }
 
-// Status implements httpapi.Server.
-func (a *app) Status() httpapi.Status {
+func (a *app) status() httpapi.Status {
 	s := a.snapshot()
 	state := a.dir.State()
 	status := httpapi.Status{
-		Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Uptime: time.Since(a.started).Seconds(), Mode: s.mode, Reason: s.reason, Ready: a.Ready() == nil,
+		Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Uptime: time.Since(a.started).Seconds(), Mode: s.mode, Reason: s.reason, Ready: a.ready() == nil,
 		LogID: state.LogID, Archive: withoutSecrets(state.Archive), Policy: a.policy(), StateDir: a.cfg.Data, Listen: a.clients.Addr().String(), Lossy: s.lossy != "", LossyReason: s.lossy,
 		Warnings: s.warnings, Notes: []string{httpapi.NotePrune}, Feed: a.feedStatus(),
 	}
@@ -334,12 +362,21 @@ func nextSteps(s *httpapi.Status) []string {
 	return nil
 }
 
-// gauges is what the metrics ask for at each scrape.
+// gauges is what the metrics ask for at each scrape; what was answered last when
+// the server does not answer.
 func (a *app) gauges() metrics.State {
+	state, ok := a.gauged.ask(a.measure)
+	if !ok {
+		state.Ready = false
+	}
+	return state
+}
+
+func (a *app) measure() metrics.State {
 	s := a.snapshot()
 	stats := a.feed.Stats()
 	state := metrics.State{
-		Mode: string(s.mode), Ready: a.Ready() == nil, Lossy: s.lossy != "", Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
+		Mode: string(s.mode), Ready: a.ready() == nil, Lossy: s.lossy != "", Fenced: s.fenced != nil, Poisoned: s.mode == httpapi.ModePoisoned,
 		Warnings: len(s.warnings), FeedPublished: stats.Published, FeedDropped: stats.Dropped, FeedRefused: stats.Refused, FeedConnected: stats.Connected,
 		ArchiveUnsafe: a.archive.Unsafe() != nil, ArchiveChanged: a.archive.Changed(),
 	}

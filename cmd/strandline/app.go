@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -74,6 +75,13 @@ type app struct {
 	warning   sync.WaitGroup // asking the bucket what should be known of it
 	stopWarn  context.CancelFunc
 
+	// What the admin door asks, whatever hangs.
+	statuses question[httpapi.Status]
+	healths  question[error]
+	readies  question[error]
+	gauged   question[metrics.State]
+	waiting  atomic.Pointer[string] // what a stop waits for
+
 	mu        sync.Mutex
 	mode      httpapi.Mode      // owned by mu
 	reason    string            // owned by mu
@@ -94,6 +102,7 @@ func newApp(cfg *Config, log *slog.Logger) *app {
 // run serves until ctx ends, then stops in order. ErrFenced when another
 // server took the log over meanwhile.
 func (a *app) run(ctx context.Context) (err error) {
+	defer a.boundStop(ctx, stopAtLast, os.Exit)()
 	if err := a.open(ctx); err != nil {
 		return errors.Join(err, a.closeAll())
 	}
@@ -406,6 +415,7 @@ func (a *app) stop(clients *clientServer) error {
 	deadline := time.Now().Add(stopShipping)
 	ctx, cancel := context.WithTimeout(context.Background(), stopRequests)
 	defer cancel()
+	a.waitsFor("requests that are under way")
 	if err := clients.http.Shutdown(ctx); err != nil {
 		a.log.Warn("requests were still under way and are cut off", "error", err)
 		if err := clients.http.Close(); err != nil {
@@ -469,6 +479,7 @@ func (a *app) policy() string {
 // closeAll gives back what open took.
 func (a *app) closeAll() error {
 	var err error
+	a.waitsFor("views, listeners and the state directory to be closed")
 	if a.stopWarn != nil {
 		a.stopWarn()
 	}

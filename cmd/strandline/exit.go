@@ -27,6 +27,7 @@ const (
 	exitUnavailable = 7   // the archive or the server did not answer: try again later
 	exitRefused     = 8   // a seatbelt said no: the message names the flag that says yes
 	exitBehind      = 9   // a comparison ended in one side being a prefix of the other
+	exitStuck       = 10  // a stop did not come to its end, because something hangs
 	exitInterrupted = 130 // stopped by Ctrl-C before the end
 )
 
@@ -44,6 +45,7 @@ var exitTable = []struct {
 	{exitUnavailable, "the archive or the server did not answer; a retry is safe"},
 	{exitRefused, "refused by a seatbelt; the message names the flag that overrides it"},
 	{exitBehind, "of the two that were compared, one is a prefix of the other"},
+	{exitStuck, "a stop hung and was cut short; the log says on what, and nothing acknowledged is lost"},
 	{exitInterrupted, "interrupted before the end"},
 }
 

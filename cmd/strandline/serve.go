@@ -28,7 +28,8 @@ server can go on writing this log; a server that finds itself overtaken stops
 acknowledging, and ends with exit code 3 when it is stopped.
 
 SIGTERM ends it cleanly: what is acknowledged is shipped, at most 20 seconds long,
-and the end is marked clean. SIGHUP reads the htpasswd file again.`,
+and the end is marked clean. A stop that hangs, on a disk for example, is cut short
+after 45 seconds with exit code 10. SIGHUP reads the htpasswd file again.`,
 		Example: "  strandline serve --data /var/lib/strandline --no-auth\n" +
 			"  strandline serve --data /var/lib/strandline --listen 0.0.0.0:8000 --htpasswd-file users --tls --tls-cert cert.pem --tls-key key.pem\n" +
 			"  restic -r rest:http://127.0.0.1:8000/alice/laptop/ init",

@@ -238,25 +238,34 @@ func (a *app) findOwner(ctx context.Context) {
 // for one. What cannot be shipped by then stays in the WAL for the next start.
 func (s *serving) stop(deadline time.Time) error {
 	a := s.app
+	a.waitsFor("the drill")
 	s.stopDrill()
 	s.drilling.Wait()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
+	a.waitsFor("the checkpoint")
 	s.stopTake()
 	s.taking.Wait()
+	a.waitsFor("writes that are under way")
 	if err := s.store.Close(ctx); err != nil {
 		a.log.Warn("some writes did not end", "error", err)
 	}
+	a.waitsFor("the record of the digests")
 	recordErr := s.recorder.Close(ctx)
 	if recordErr != nil {
 		a.log.Warn("the views' digests were not recorded at the end", "error", recordErr)
 	}
+	a.waitsFor("the views")
 	s.awaitViews(ctx)
+	a.waitsFor("the log to be closed")
 	closeErr := s.log.Close(true)
 	s.stopRead()
+	a.waitsFor("views and publisher")
 	s.readers.Wait()
 	s.stopClean()
+	a.waitsFor("shipping")
 	shipErr := s.finishShipping(ctx)
+	a.waitsFor("janitor and indexer")
 	s.shipping.Wait()
 	a.mu.Lock()
 	fenced := a.fenced

@@ -64,21 +64,28 @@ func (a *app) Health() error { return inTime(&a.healths, a.health) }
 // Ready implements httpapi.Server.
 func (a *app) Ready() error { return inTime(&a.readies, a.ready) }
 
-// inTime is the answer, or errStuck.
+// inTime is the answer, or errStuck. A question that panicked panics here: this
+// is the goroutine of a request.
 func inTime(q *question[error], of func() error) error {
-	err, ok := q.ask(of)
-	if !ok {
-		return errStuck
+	said, err := q.ask(of)
+	if errors.Is(err, errPanicked) {
+		panic(err) // of the request, which answers 500
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return said
 }
 
 // Status implements httpapi.Server. When the server does not answer in time, it
 // is the last status there was, with its time, and says so.
 func (a *app) Status() httpapi.Status {
-	status, ok := a.statuses.ask(a.status)
-	if ok {
+	status, err := a.statuses.ask(a.status)
+	if err == nil {
 		return status
+	}
+	if errors.Is(err, errPanicked) {
+		panic(err) // of the request, which answers 500
 	}
 	if status.Time.IsZero() {
 		status = httpapi.Status{Version: readVersion().Version, Time: time.Now().UTC(), Started: a.started.UTC(), Mode: httpapi.ModeStarting, StateDir: a.cfg.Data}
@@ -363,10 +370,11 @@ func nextSteps(s *httpapi.Status) []string {
 }
 
 // gauges is what the metrics ask for at each scrape; what was answered last when
-// the server does not answer.
+// the server does not answer. No panic leaves it: nobody would catch it.
 func (a *app) gauges() metrics.State {
-	state, ok := a.gauged.ask(a.measure)
-	if !ok {
+	state, err := a.gauged.ask(a.measure)
+	if err != nil {
+		a.log.Error("what the metrics show is old", "error", err)
 		state.Ready = false
 	}
 	return state

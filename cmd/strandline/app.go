@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -75,12 +74,8 @@ type app struct {
 	warning   sync.WaitGroup // asking the bucket what should be known of it
 	stopWarn  context.CancelFunc
 
-	// What the admin door asks, whatever hangs.
-	statuses question[httpapi.Status]
-	healths  question[error]
-	readies  question[error]
-	gauged   question[metrics.State]
-	waiting  atomic.Pointer[string] // what a stop waits for
+	questions
+	waits
 
 	mu        sync.Mutex
 	mode      httpapi.Mode      // owned by mu
@@ -343,7 +338,7 @@ func (a *app) serveClients() (*clientServer, error) {
 		a.log.Warn("everybody who reaches this address may read and write every backup: --no-auth beyond loopback", "listen", a.clients.Addr().String())
 	}
 	c := &clientServer{http: server, served: make(chan error, 1), closeAccess: closeAccess}
-	go func() { c.served <- resticapi.Serve(server, a.clients) }()
+	go a.parts.do("the client listener", func() { c.served <- resticapi.Serve(server, a.clients) })
 	return c, nil
 }
 
@@ -479,15 +474,17 @@ func (a *app) policy() string {
 // closeAll gives back what open took.
 func (a *app) closeAll() error {
 	var err error
-	a.waitsFor("views, listeners and the state directory to be closed")
+	a.waitsFor("questions to the bucket that are under way")
 	if a.stopWarn != nil {
 		a.stopWarn()
 	}
 	a.warning.Wait()
 	a.progress.Close()
 	if a.views != nil {
+		a.waitsFor("the views to be closed")
 		err = a.views.Close()
 	}
+	a.waitsFor("listeners and feed to be closed")
 	for _, ln := range []net.Listener{a.clients, a.admin} {
 		if ln == nil {
 			continue
@@ -500,6 +497,7 @@ func (a *app) closeAll() error {
 		a.feed.Close()
 	}
 	if a.dir != nil {
+		a.waitsFor("the state directory to be closed")
 		err = errors.Join(err, a.dir.Close())
 	}
 	return err

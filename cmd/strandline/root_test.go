@@ -99,7 +99,7 @@ func TestExitCodesAreDocumentedOnceEach(t *testing.T) {
 		}
 		seen[row.code] = true
 	}
-	for _, code := range []int{exitOK, exitError, exitUsage, exitFenced, exitInUse, exitDamage, exitDiffers, exitUnavailable, exitRefused, exitBehind, exitInterrupted} {
+	for _, code := range []int{exitOK, exitError, exitUsage, exitFenced, exitInUse, exitDamage, exitDiffers, exitUnavailable, exitRefused, exitBehind, exitStuck, exitInterrupted} {
 		if !seen[code] {
 			t.Errorf("code %d is not in the table", code)
 		}

@@ -47,6 +47,7 @@ type serving struct {
 	drilling  sync.WaitGroup
 	stopDrill context.CancelFunc
 	shipped   chan error // what the shipper ended with
+	logEnded  func()     // of the parts
 }
 
 // newServing opens the log behind started. Nothing runs on it before begin.
@@ -109,28 +110,30 @@ func (a *app) newRecorder(log *eventlog.Log) *blockstore.Recorder {
 func (s *serving) begin() {
 	reading, stopRead := context.WithCancel(context.Background())
 	s.stopRead = stopRead
-	for _, runner := range s.app.views.runners {
+	parts := &s.app.parts
+	s.logEnded = parts.begin("the log")
+	for name, runner := range s.app.views.runners {
 		waker := s.app.feed.Waker()
-		s.readers.Go(func() { s.runView(reading, runner) })
-		s.readers.Go(func() { wakeView(reading, runner, waker) })
+		s.readers.Go(func() { parts.do("the view "+name, func() { s.runView(reading, runner) }) })
+		s.readers.Go(func() { parts.do("the waker of "+name, func() { wakeView(reading, runner, waker) }) })
 	}
-	s.readers.Go(func() { s.publish(reading) })
+	s.readers.Go(func() { parts.do("the publisher", func() { s.publish(reading) }) })
 	ship, stopShip := context.WithCancel(context.Background())
 	s.stopShip = stopShip
-	s.shipping.Go(func() { s.ship(ship) })
+	s.shipping.Go(func() { parts.do("the shipper", func() { s.ship(ship) }) })
 	clean, stopClean := context.WithCancel(context.Background())
 	s.stopClean = stopClean
-	s.shipping.Go(func() { s.janitor.Run(clean) })
-	s.shipping.Go(func() { s.indexer.Run(clean) })
+	s.shipping.Go(func() { parts.do("the janitor", func() { s.janitor.Run(clean) }) })
+	s.shipping.Go(func() { parts.do("the indexer", func() { s.indexer.Run(clean) }) })
 	take, stopTake := context.WithCancel(context.Background())
 	s.stopTake = stopTake
-	s.taking.Go(func() { s.taker.Run(take) })
+	s.taking.Go(func() { parts.do("checkpoints", func() { s.taker.Run(take) }) })
 	// The first record stands in the log before anybody can write.
 	s.recorder.Begin()
 	s.recordRecovery(clean)
 	drill, stopDrill := context.WithCancel(context.Background())
 	s.stopDrill = stopDrill
-	s.drilling.Go(func() { s.drills.run(drill) })
+	s.drilling.Go(func() { parts.do("drills", func() { s.drills.run(drill) }) })
 	s.app.unlessEnded(func() { s.store.SetMode(blockstore.Serving, "") })
 }
 
@@ -259,6 +262,7 @@ func (s *serving) stop(deadline time.Time) error {
 	s.awaitViews(ctx)
 	a.waitsFor("the log to be closed")
 	closeErr := s.log.Close(true)
+	s.logEnded()
 	s.stopRead()
 	a.waitsFor("views and publisher")
 	s.readers.Wait()

@@ -8,12 +8,16 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/strandline-project/strandline/eventlog"
+	"github.com/strandline-project/strandline/internal/httpapi"
 )
 
 // Whatever the server waits for, the admin door answers, however often it is
@@ -40,7 +44,7 @@ func TestTheAdminDoorAnswersWhateverHangs(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if n := a.healths.hanging.Load(); n != maxHanging {
+	if n := len(a.healths.hanging); n != maxHanging {
 		t.Errorf("%d questions hang, want %d", n, maxHanging)
 	}
 }
@@ -49,19 +53,53 @@ func TestTheAdminDoorAnswersWhateverHangs(t *testing.T) {
 // once it hangs no more.
 func TestAQuestionThatHangsIsAnsweredWithTheLastAnswer(t *testing.T) {
 	var q question[int]
-	if n, ok := q.ask(func() int { return 7 }); n != 7 || !ok {
-		t.Errorf("the answer is %d, %v", n, ok)
+	if n, err := q.ask(func() int { return 7 }); n != 7 || err != nil {
+		t.Errorf("the answer is %d, %v", n, err)
 	}
 	gate := make(chan struct{})
-	if n, ok := q.ask(func() int { <-gate; return 8 }); n != 7 || ok {
-		t.Errorf("while it hangs the answer is %d, %v", n, ok)
+	if n, err := q.ask(func() int { <-gate; return 8 }); n != 7 || !errors.Is(err, errStuck) {
+		t.Errorf("while it hangs the answer is %d, %v", n, err)
 	}
 	close(gate)
-	for q.hanging.Load() > 0 {
+	for len(q.hanging) > 0 {
 		runtime.Gosched()
 	}
-	if n, ok := q.ask(func() int { return 9 }); n != 9 || !ok {
-		t.Errorf("afterwards the answer is %d, %v", n, ok)
+	if n, err := q.ask(func() int { return 9 }); n != 9 || err != nil {
+		t.Errorf("afterwards the answer is %d, %v", n, err)
+	}
+}
+
+// Many who ask at once wait their turn: that is no hanging.
+func TestMoreQuestionsThanMayHangAreAllAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q question[int]
+		var asking sync.WaitGroup
+		for range 5 * maxHanging {
+			asking.Go(func() {
+				if n, err := q.ask(func() int { time.Sleep(answerWithin / 10); return 7 }); n != 7 || err != nil {
+					t.Errorf("the answer is %d, %v", n, err)
+				}
+			})
+		}
+		asking.Wait()
+	})
+}
+
+// A question that panics costs its answer, not the process.
+func TestAQuestionThatPanicsIsAnsweredWith500(t *testing.T) {
+	var said strings.Builder
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	a := newApp(&Config{Data: "/data"}, log) // without a state directory, views and feed
+	a.metrics.Watch(a.gauges)
+	a.serving = &serving{log: new(eventlog.Log)}
+	admin := httpapi.New(httpapi.Options{Server: a, Metrics: a.metrics.Handler(log), Logger: log})
+	for path, want := range map[string]int{"/api/status": 500, "/healthz": 500, "/metrics": 200} {
+		said.Reset()
+		answer := httptest.NewRecorder()
+		admin.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), "GET", "http://localhost"+path, nil))
+		if answer.Code != want || !strings.Contains(said.String(), "level=ERROR") || !strings.Contains(said.String(), "invalid memory address") {
+			t.Errorf("%s: %d %s; the log says %s", path, answer.Code, answer.Body, said.String())
+		}
 	}
 }
 
@@ -73,6 +111,9 @@ func TestAStopThatHangsIsCutShort(t *testing.T) {
 			var said strings.Builder
 			a := newApp(&Config{}, slog.New(slog.NewTextHandler(&said, nil)))
 			a.waitsFor("the log to be closed")
+			a.parts.begin("the view block")
+			a.parts.begin("the log")
+			a.parts.do("the janitor", func() {})
 			ctx, stop := context.WithCancel(t.Context())
 			code := make(chan int, 1)
 			callOff := a.boundStop(ctx, stopAtLast, func(c int) { code <- c })
@@ -85,7 +126,7 @@ func TestAStopThatHangsIsCutShort(t *testing.T) {
 			time.Sleep(time.Minute)
 			select {
 			case c := <-code:
-				if !hangs || c != exitStuck || !strings.Contains(said.String(), "the log to be closed") {
+				if !hangs || c != exitStuck || !strings.Contains(said.String(), `"the log to be closed" "still running"="the log, the view block"`) {
 					t.Errorf("hangs %v: it ends with %d and says %s", hangs, c, said.String())
 				}
 			default:

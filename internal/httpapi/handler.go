@@ -30,6 +30,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -100,15 +101,15 @@ func New(o Options) http.Handler {
 		h.log = slog.Default()
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", h.healthz)
-	mux.HandleFunc("GET /readyz", h.readyz)
-	mux.HandleFunc("GET /api/status", h.status)
+	mux.HandleFunc("GET /healthz", h.answered(h.healthz))
+	mux.HandleFunc("GET /readyz", h.answered(h.readyz))
+	mux.HandleFunc("GET /api/status", h.answered(h.status))
 	mux.HandleFunc("GET /api/events", h.events)
 	mux.HandleFunc("GET /api/views/{name}", h.copyView)
 	mux.HandleFunc("POST /api/release", h.release)
 	mux.HandleFunc("POST /api/drill", h.drill)
 	if o.Metrics != nil {
-		mux.Handle("GET /metrics", o.Metrics)
+		mux.HandleFunc("GET /metrics", h.answered(o.Metrics.ServeHTTP))
 	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -130,6 +131,21 @@ func NewServer(ctx context.Context, h http.Handler, log *slog.Logger) *http.Serv
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// answered makes a panic an answer, 500, and a line of the log. It is for
+// handlers that write nothing before they know all: a stream that panics is cut
+// off by net/http, so that nobody takes it for whole.
+func (h *handler) answered(by http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if cause := recover(); cause != nil {
+				h.log.Error("an answer of the admin door ended in a panic; please report it", "path", r.URL.Path, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
+				http.Error(w, "the answer ended in a panic; the server's log has it", http.StatusInternalServerError)
+			}
+		}()
+		by(w, r)
 	}
 }
 

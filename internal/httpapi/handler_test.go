@@ -67,6 +67,7 @@ func TestAnswers(t *testing.T) {
 		{"readiness while recovering", away, "GET", "/readyz", 503, "recovering: 40 %\n"},
 		{"metrics", working(), "GET", "/metrics", 200, "strandline_ready 1\n"},
 		{"status", working(), "GET", "/api/status", 200, `"mode": "serving"`},
+		{"a status that panics", &fakeServer{panics: true}, "GET", "/api/status", 500, "ended in a panic"},
 		{"an unknown path", working(), "GET", "/api/nothing", 404, ""},
 		{"a wrong method", working(), "POST", "/api/status", 405, ""},
 		{"a release by GET", working(), "GET", "/api/release?machine=alice/laptop", 405, ""},

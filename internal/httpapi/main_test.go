@@ -165,6 +165,7 @@ func (l *fakeLog) Follow(ctx context.Context, from eventlog.Seq, wait func(conte
 type fakeServer struct {
 	mu       sync.Mutex
 	status   Status
+	panics   bool // Status does
 	health   error
 	ready    error
 	log      Log
@@ -202,10 +203,15 @@ func (d *fakeDrill) Result() (json.RawMessage, int, error) {
 	return json.RawMessage(d.result), d.code, d.err
 }
 
-func (s *fakeServer) Status() Status { return s.status }
-func (s *fakeServer) Health() error  { return s.health }
-func (s *fakeServer) Ready() error   { return s.ready }
-func (s *fakeServer) Log() Log       { return s.log }
+func (s *fakeServer) Status() Status {
+	if s.panics {
+		panic("the status panicked")
+	}
+	return s.status
+}
+func (s *fakeServer) Health() error { return s.health }
+func (s *fakeServer) Ready() error  { return s.ready }
+func (s *fakeServer) Log() Log      { return s.log }
 
 func (s *fakeServer) Copyable() []Copyable { return s.views }
 

@@ -72,6 +72,8 @@ type Log struct {
 	prepared chan prepared        // preparer to writer
 	// unprepared is why the next generation cannot be prepared; nil while it can.
 	unprepared atomic.Pointer[error]
+	given      atomic.Uint64 // promises
+	resolved   atomic.Uint64 // of them
 	stop       chan struct{} // closed when the writer ends: the preparer ends too
 	done       sync.WaitGroup
 }
@@ -124,6 +126,7 @@ func emptySpool(dir string) error {
 
 // Pending is the promise of an Append. It always resolves.
 type Pending struct {
+	log    *Log
 	event  Event
 	raw    []byte // the event's wire form, once it has a seq
 	body   *Body
@@ -167,7 +170,8 @@ func (p *Pending) apart() uint64 {
 // order waits for the first before appending the second. Seq, Time and, for the event types that make them, the ids
 // are assigned there. The log owns ev's slices and body from here on.
 func (l *Log) Append(ev Event, body *Body) *Pending {
-	p := &Pending{event: ev, body: body, done: make(chan struct{})}
+	l.given.Add(1)
+	p := &Pending{log: l, event: ev, body: body, done: make(chan struct{})}
 	l.mu.Lock()
 	err := l.err
 	if err == nil && l.stopping {
@@ -193,7 +197,15 @@ func (p *Pending) resolve(seq Seq, err error) {
 	p.seq, p.err = seq, err
 	p.body.Release()
 	p.body = nil
+	p.log.resolved.Add(1)
 	close(p.done)
+}
+
+// Promises returns how many promises were given, and how many of them have
+// resolved. It takes no lock: it answers whatever hangs.
+func (l *Log) Promises() (given, resolved uint64) {
+	resolved = l.resolved.Load() // first: never more than were given
+	return l.given.Load(), resolved
 }
 
 func (l *Log) nudge() { notify(l.wake) }

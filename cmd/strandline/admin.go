@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/strandline-project/strandline/archiver"
@@ -443,3 +444,8 @@ func (a *app) viewGauge(s *snapshot, view *projector.View, committed eventlog.Se
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// serveAdmin serves the admin listener; the function returned stops it.
+func (a *app) serveAdmin() (stop func()) {
+	return serveAdmin(a.admin, httpapi.Options{Server: a, Metrics: a.metrics.Handler(a.log), Hosts: strings.Split(a.cfg.AdminHosts, ","), Logger: a.log})
+}

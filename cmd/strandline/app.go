@@ -104,6 +104,11 @@ func (a *app) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, a.closeAll()) }()
 	stopAdmin := a.serveAdmin()
 	defer stopAdmin()
+	stopLooking, err := a.keepAlive()
+	if err != nil {
+		return err
+	}
+	defer stopLooking()
 	clients, err := a.serveClients()
 	if err != nil {
 		return err
@@ -302,11 +307,6 @@ func (a *app) setMode(mode httpapi.Mode, reason string) {
 	a.mode, a.reason = mode, reason
 }
 
-// serveAdmin serves the admin listener; the function returned stops it.
-func (a *app) serveAdmin() (stop func()) {
-	return serveAdmin(a.admin, httpapi.Options{Server: a, Metrics: a.metrics.Handler(a.log), Hosts: strings.Split(a.cfg.AdminHosts, ","), Logger: a.log})
-}
-
 // clientServer is the client listener being served.
 type clientServer struct {
 	http        *http.Server
@@ -348,13 +348,6 @@ func (a *app) announce() {
 		fmt.Fprintf(os.Stderr, "start server on %s\n", a.clients.Addr())
 		a.notify("READY=1\nSTATUS=clients are answered")
 	})
-}
-
-// notify tells the service manager, if there is one.
-func (a *app) notify(state string) {
-	if err := progress.Notify(state); err != nil {
-		a.log.Warn("the service manager is not told", "error", err)
-	}
 }
 
 // await returns when ctx ends, or when the client listener does, which is an

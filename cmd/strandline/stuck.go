@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/strandline-project/strandline/eventlog"
 	"github.com/strandline-project/strandline/internal/httpapi"
 	"github.com/strandline-project/strandline/internal/metrics"
 )
@@ -44,6 +45,7 @@ type questions struct {
 	healths  question[error]
 	readies  question[error]
 	gauged   question[metrics.State]
+	logs     question[*eventlog.Log]
 }
 
 // question is one that may hang. Who asks it waits a bounded time for the answer.

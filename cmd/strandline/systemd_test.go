@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,7 @@ import (
 )
 
 // A service manager learns how the start gets on, when clients are answered,
-// and that the server stops.
+// and that the server stops; and again and again that it works, if it asks.
 func TestAServerTellsTheServiceManager(t *testing.T) {
 	dir := t.TempDir()
 	data, archive := filepath.Join(dir, "data"), "dir:"+filepath.Join(dir, "archive")
@@ -30,6 +31,7 @@ func TestAServerTellsTheServiceManager(t *testing.T) {
 	}
 	defer socket.Close()
 	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "20000")
 	ctx, stop := context.WithCancel(t.Context())
 	root := newRoot()
 	root.SetArgs([]string{"serve", "--data", data, "--no-auth", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"})
@@ -44,7 +46,7 @@ func TestAServerTellsTheServiceManager(t *testing.T) {
 	if err := socket.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"STATUS=bring the views up to date", "READY=1", "STOPPING=1"} {
+	for i, want := range []string{"STATUS=bring the views up to date", "READY=1", "WATCHDOG=1", "WATCHDOG=1", "STOPPING=1"} {
 		for message := make([]byte, 1000); ; { // each state may be told several times
 			n, err := socket.Read(message)
 			if err != nil {
@@ -54,8 +56,17 @@ func TestAServerTellsTheServiceManager(t *testing.T) {
 				break
 			}
 		}
-		if want == "READY=1" {
+		if i == 3 {
 			stop()
 		}
+	}
+}
+
+// A unit whose watchdog cannot be read is told so, not killed later.
+func TestAWatchdogThatCannotBeReadIsRefused(t *testing.T) {
+	t.Setenv("WATCHDOG_USEC", "soon")
+	stop, err := newApp(&Config{}, slog.New(slog.DiscardHandler)).keepAlive()
+	if exitCode(err) != exitUsage || stop != nil || !strings.Contains(err.Error(), "WatchdogSec") {
+		t.Errorf("it says %v", err)
 	}
 }

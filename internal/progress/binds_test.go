@@ -3,6 +3,7 @@
 package progress
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -182,6 +183,25 @@ func TestTryingADiskLeavesNothing(t *testing.T) {
 	}
 	if _, err := probeDisk(filepath.Join(dir, "missing")); err == nil {
 		t.Error("a directory that is not there was tried")
+	}
+}
+
+// A service manager that reads nothing, and whose socket is full, holds nobody.
+func TestAServiceManagerThatDoesNotReadIsNotWaitedFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	for range 10_000 {
+		if err = Notify("WATCHDOG=1"); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it says %v", err)
 	}
 }
 

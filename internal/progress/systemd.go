@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 )
+
+// tellWithin is how long a service manager that does not read is waited for.
+const tellWithin = time.Second
 
 // Notify tells the service manager something of this process, as sd_notify(3)
 // defines it: lines of KEY=VALUE. Without NOTIFY_SOCKET nobody is told.
@@ -19,7 +23,9 @@ func Notify(state string) error {
 	if err != nil {
 		return fmt.Errorf("tell the service manager: %w", err)
 	}
-	_, err = conn.Write([]byte(state))
+	if err = conn.SetWriteDeadline(time.Now().Add(tellWithin)); err == nil {
+		_, err = conn.Write([]byte(state))
+	}
 	if closed := conn.Close(); err == nil {
 		err = closed
 	}
